@@ -1,0 +1,48 @@
+// Schemas of every op: the one place they are written. Implementations register themselves from
+// csrc/<family>/torch.cpp, autograd/fake/autocast/vmap rules from the Python package.
+#include "bindings/torch_compat.h"
+
+STABLE_TORCH_LIBRARY(fastops, m) {
+  // causal: 0 none, 1 upper_left, 2 lower_right. algorithm: 0 auto, 1 online, 2 two_pass,
+  // 3 three_pass. lse has the reduced dims removed and the accumulation dtype.
+#define FASTOPS_SCORE_ARGS                                                              \
+  "Tensor? mask=None, Tensor? bias=None, Tensor? lengths=None, int causal=0, "          \
+  "float scale=1.0, Tensor? row_scale=None"
+#define FASTOPS_SOFTMAX_ARGS                                                            \
+  "Tensor x, int[1] dim=-1, *, " FASTOPS_SCORE_ARGS                                     \
+  ", bool zero_masked_rows=False, ScalarType? dtype=None, int algorithm=0"
+  m.def("softmax(" FASTOPS_SOFTMAX_ARGS ") -> Tensor");
+  m.def("softmax.out(" FASTOPS_SOFTMAX_ARGS ", Tensor(a!) out) -> Tensor(a!)");
+  m.def("softmax_lse(" FASTOPS_SOFTMAX_ARGS ") -> (Tensor, Tensor)");
+  m.def("softmax_lse.out(" FASTOPS_SOFTMAX_ARGS
+        ", Tensor(a!) out, Tensor(b!) lse) -> (Tensor(a!), Tensor(b!))");
+  m.def("log_softmax(" FASTOPS_SOFTMAX_ARGS ") -> Tensor");
+  m.def("log_softmax.out(" FASTOPS_SOFTMAX_ARGS ", Tensor(a!) out) -> Tensor(a!)");
+  m.def("log_softmax_lse(" FASTOPS_SOFTMAX_ARGS ") -> (Tensor, Tensor)");
+  m.def("log_softmax_lse.out(" FASTOPS_SOFTMAX_ARGS
+        ", Tensor(a!) out, Tensor(b!) lse) -> (Tensor(a!), Tensor(b!))");
+  // The result is in the accumulation dtype (fp32, or fp64 for fp64).
+#define FASTOPS_LOGSUMEXP_ARGS \
+  "Tensor x, int[1] dim=-1, bool keepdim=False, *, " FASTOPS_SCORE_ARGS ", int algorithm=0"
+  m.def("logsumexp(" FASTOPS_LOGSUMEXP_ARGS ") -> Tensor");
+  m.def("logsumexp.out(" FASTOPS_LOGSUMEXP_ARGS ", Tensor(a!) out) -> Tensor(a!)");
+
+  // Backward. grad_lse, lse: reduced dims removed, accumulation dtype. dtype: of the result
+  // (default: the dtype of y, or of x for logsumexp).
+#define FASTOPS_BACKWARD_ARGS                                                           \
+  "Tensor? mask=None, Tensor? lengths=None, int causal=0, float scale=1.0, "            \
+  "Tensor? row_scale=None, Tensor? grad_lse=None, bool zero_masked_rows=False, "        \
+  "ScalarType? dtype=None"
+  m.def("softmax_backward(Tensor grad, Tensor y, int[1] dim=-1, *, " FASTOPS_BACKWARD_ARGS
+        ") -> Tensor");
+  m.def("softmax_backward.out(Tensor grad, Tensor y, int[1] dim=-1, *, " FASTOPS_BACKWARD_ARGS
+        ", Tensor(a!) out) -> Tensor(a!)");
+  m.def("log_softmax_backward(Tensor grad, Tensor y, int[1] dim=-1, *, " FASTOPS_BACKWARD_ARGS
+        ") -> Tensor");
+  m.def("log_softmax_backward.out(Tensor grad, Tensor y, int[1] dim=-1, *, " FASTOPS_BACKWARD_ARGS
+        ", Tensor(a!) out) -> Tensor(a!)");
+#define FASTOPS_LSE_BACKWARD_ARGS \
+  "Tensor grad, Tensor x, Tensor lse, int[1] dim=-1, *, " FASTOPS_SCORE_ARGS ", ScalarType? dtype=None"
+  m.def("logsumexp_backward(" FASTOPS_LSE_BACKWARD_ARGS ") -> Tensor");
+  m.def("logsumexp_backward.out(" FASTOPS_LSE_BACKWARD_ARGS ", Tensor(a!) out) -> Tensor(a!)");
+}

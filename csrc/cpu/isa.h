@@ -1,0 +1,19 @@
+// Which instruction set the CPU kernels use: chosen once, from cpuid, or forced with
+// FASTOPS_CPU_ISA=avx512|avx2|portable.
+#pragma once
+
+#include <cstdint>
+
+namespace fastops::cpu {
+
+enum class Isa : int8_t { portable, avx2, avx512 };
+inline constexpr int kIsaCount = 3;
+
+const char* name(Isa isa);
+bool built(Isa isa);      // compiled into this library
+bool supported(Isa isa);  // this machine can run it
+// The best that is built and supported, or the forced one. Throws std::runtime_error when the
+// forced one is unknown, not built or not supported.
+Isa active_isa();
+
+}  // namespace fastops::cpu

@@ -1,0 +1,1 @@
+// Placeholder until the vector kernels land: compiled per ISA, no symbols.
