@@ -202,6 +202,7 @@ void Machine::run_cluster(uint64_t number) {
     block.arrived = block.count = 0;
     block.cluster_waits = 0;
     block.known.assign(thread_count, 0);
+    block.visits.assign(cluster_blocks > 1 ? thread_count : 0, 0);
   }
   cluster_arrived_ = 0;
   cluster_phases_ = 0;
@@ -376,6 +377,16 @@ void Machine::block_barrier(int predicate, const void* return_address) {
 void Machine::settle_after_exit(Thread& t) {
   Block& block = *t.block;
   if (block.live > 0 && block.arrived == block.live) finish_barrier(block);
+  if (block.live == 0) {
+    for (size_t i = 0; i < block.visits.size(); ++i) {
+      const bool over = block.cluster_waits > 0 &&
+                        cluster_clocks_[block.cluster_waits % 2][i] >= block.visits[i];
+      if (block.visits[i] > 0 && !over)
+        fail(Check::cluster_protocol, "is the last of its block to exit, without a cluster barrier "
+                                      "since " + describe(*threads[i]) +
+                                          " used the block's shared memory");
+    }
+  }
   if (cluster_blocks > 1 && t.cluster_arrivals == cluster_phases_) {
     ++cluster_arrived_;
     cluster_clocks_[(cluster_phases_ + 1) % 2][t.id] = t.clock;
@@ -430,6 +441,15 @@ void Machine::cluster_wait(const void* return_address) {
   }
   ++t.cluster_waits;
   t.block->cluster_waits = std::max(t.block->cluster_waits, t.cluster_waits);
+}
+
+void Machine::visit(Block& block, const void* return_address) {
+  if (block.live == 0 || self->block->cluster_waits == 0)
+    fail(Check::cluster_protocol,
+         std::string("uses shared memory of a block of its cluster that ") +
+             (block.live == 0 ? "has exited" : "may not have started: no cluster barrier yet") +
+             "\n    at " + source_of(code_offset(return_address)));
+  block.visits[self->id] = self->clock;
 }
 
 bool Machine::ordered(const Thread& t, uint16_t other, uint32_t clock) const {

@@ -67,6 +67,7 @@ struct Block {
   int count = 0, count_result = 0;   // of sync_block_count
   uint32_t cluster_waits = 0;        // cluster phases some thread of the block has acquired
   std::vector<uint32_t> known;       // per thread of the cluster: ordered by block barriers
+  std::vector<uint32_t> visits;      // per thread: its clock when it last reached in from outside
   std::vector<Thread*> members;
 };
 
@@ -84,6 +85,10 @@ class Machine {
   void block_barrier(int predicate, const void* return_address);
   void cluster_arrive(const void* return_address);
   void cluster_wait(const void* return_address);
+
+  // The running thread uses shared memory of another block: that one must have started, and must
+  // not exit before a cluster barrier after this.
+  void visit(Block& block, const void* return_address);
 
   // Has `t` synchronised with what thread `other` of its cluster did at its time `clock`?
   bool ordered(const Thread& t, uint16_t other, uint32_t clock) const;

@@ -366,9 +366,7 @@ void* Memory::from_shared_address(unsigned address, const void* return_address) 
   if (rank >= m.cluster_blocks)
     m.fail(Check::out_of_bounds, "uses a shared address of no block of its cluster" +
                                      at(code_offset(return_address)));
-  if (rank != self->block->rank && m.blocks[rank].live == 0)
-    m.fail(Check::cluster_protocol, "uses shared memory of a block of its cluster that has exited" +
-                                        at(code_offset(return_address)));
+  if (rank != self->block->rank) m.visit(m.blocks[rank], return_address);
   if (offset < kStaticWindow) return dynamic_shared(rank) + offset;
   unsigned char* base = rank == self->block->rank ? static_live_
                                                   : &static_images_[rank * static_bytes_];

@@ -33,6 +33,11 @@ std::string quoted(const std::string& path) {
   return text + "'";
 }
 
+void replace_all(std::string& text, const std::string& from, const std::string& to) {
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+    text.replace(at, from.size(), to);
+}
+
 std::string look_up(uint32_t code) {
   char command[4096];
   snprintf(command, sizeof(command), "addr2line -Cfipe %s 0x%x 2>/dev/null",
@@ -48,8 +53,8 @@ std::string look_up(uint32_t code) {
     snprintf(command, sizeof(command), "code offset 0x%x", code);
     return command;
   }
-  for (size_t at = 0; (at = text.find("\n (inlined by)", at)) != std::string::npos; at += 8)
-    text.replace(at, 2, "\n      ");
+  replace_all(text, SIMT_SOURCE_ROOT, "");
+  replace_all(text, "\n (inlined by)", "\n      inlined at");
   return text;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import re
 
 import pytest
 from simt_lib import library_path
@@ -39,8 +40,7 @@ def test_case(case: str) -> None:
         if not expected:
             assert report == "", (order, mode)
             continue
-        first = report.split("\n")[1:2]
-        assert first and first[0].startswith(f"{expected}"), (order, mode, report)
+        assert re.search(rf"^{expected}\b", report, re.MULTILINE), (order, mode, report)
 
 
 def test_a_report_names_thread_line_and_element() -> None:
