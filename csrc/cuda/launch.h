@@ -2,7 +2,9 @@
 // thread-block clusters. The host emulation (SIMT_HOST) runs the grid in place instead.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <mutex>
 
 #include "core/check.h"
 #include "cuda/runtime.h"
@@ -18,7 +20,17 @@ struct Launch {
   void* stream = nullptr;   // a cudaStream_t
 };
 
+struct DeviceInfo {
+  int sm_count, major, minor;
+  int shared_optin;  // most dynamic shared memory of one block, in bytes
+};
+
 #ifdef SIMT_HOST
+
+inline DeviceInfo device_info() {
+  const auto& device = simt::device();
+  return {device.sm_count, device.major, device.minor, device.shared_per_block_optin};
+}
 
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), const Launch& config, const Args&... args) {
@@ -32,6 +44,29 @@ inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // not sticky: the next launch must not report this one's error
   fail("fastops: ", what, ": ", cudaGetErrorString(status));
+}
+
+// The current device. Asked once per device and process: the answers do not change.
+inline DeviceInfo device_info() {
+  constexpr int kDevices = 64;
+  static std::atomic<int> known[kDevices];
+  static DeviceInfo infos[kDevices];
+  static std::mutex mutex;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  if (device >= kDevices) fail("fastops: device ", device, " is beyond the first ", kDevices);
+  if (known[device].load(std::memory_order_acquire)) return infos[device];
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto ask = [&](cudaDeviceAttr attribute) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+    return value;
+  };
+  infos[device] = {ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrComputeCapabilityMajor),
+                   ask(cudaDevAttrComputeCapabilityMinor),
+                   ask(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  known[device].store(1, std::memory_order_release);
+  return infos[device];
 }
 
 inline constexpr size_t kDefaultSharedBytes = 48 * 1024;
