@@ -16,6 +16,7 @@ struct Device {
   int minor = 0;
   int shared_per_block_optin = 232448;
 };
+int shared_optin(int major);  // bytes of shared memory a block of that architecture may have
 // Read once from FASTOPS_SIMT_DEVICE="sms,major,minor"; heuristics see it as the GPU.
 Device& device();
 

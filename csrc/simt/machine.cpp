@@ -52,12 +52,14 @@ Machine& machine() {
   return instance;
 }
 
+int shared_optin(int major) { return major >= 9 ? 232448 : 166912; }
+
 Device& device() {
   static Device instance = [] {
     Device d;
     if (const char* text = std::getenv("FASTOPS_SIMT_DEVICE"))
       std::sscanf(text, "%d,%d,%d", &d.sm_count, &d.major, &d.minor);
-    if (d.major < 9) d.shared_per_block_optin = 166912;  // of sm_80
+    d.shared_per_block_optin = shared_optin(d.major);
     return d;
   }();
   return instance;
@@ -104,11 +106,12 @@ uint3 Machine::block_at(uint64_t number) const {
   return at;
 }
 
-void Machine::run(const Grid& launched, void (*entry)(const void*), const void* context) {
-  grid = launched;
+void Machine::run(const Grid& wanted, void (*entry)(const void*), const void* context) {
+  grid = wanted;
   entry_ = entry;
   context_ = context;
   findings = Findings();
+  launched.emplace_back(grid.name);
   const uint64_t block_threads = uint64_t(grid.block.x) * grid.block.y * grid.block.z;
   const uint64_t blocks_total = uint64_t(grid.grid.x) * grid.grid.y * grid.grid.z;
   cluster_blocks = grid.cluster ? grid.cluster : 1;

@@ -108,6 +108,7 @@ class Machine {
   size_t warp_count = 0;
   Block blocks[kMaxCluster];
   Findings findings;
+  std::vector<std::string> launched;  // kernel names, for tests
 
  private:
   void run_cluster(uint64_t number);

@@ -36,6 +36,12 @@ SIMT_INLINE float __int_as_float(int x) { return __builtin_bit_cast(float, x); }
 SIMT_INLINE long long __double_as_longlong(double x) { return __builtin_bit_cast(long long, x); }
 SIMT_INLINE double __longlong_as_double(long long x) { return __builtin_bit_cast(double, x); }
 
+SIMT_INLINE double __hiloint2double(int high, int low) {
+  return __builtin_bit_cast(double, uint64_t(uint32_t(high)) << 32 | uint32_t(low));
+}
+SIMT_INLINE int __double2hiint(double x) { return int(__builtin_bit_cast(uint64_t, x) >> 32); }
+SIMT_INLINE int __double2loint(double x) { return int(__builtin_bit_cast(uint64_t, x)); }
+
 SIMT_INLINE int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 SIMT_INLINE int __clzll(long long x) { return x == 0 ? 64 : __builtin_clzll(uint64_t(x)); }
 SIMT_INLINE int __ffs(int x) { return __builtin_ffs(x); }
