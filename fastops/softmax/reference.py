@@ -3,7 +3,7 @@
 Everything is computed in float64 and rounded once, and autograd flows through it, so these
 functions define values and gradients alike. They make no attempt to be fast.
 
-Score of element j of a row: ``s[j] = x[j] * scale + bias[j]``. Element j takes part iff ``mask[j]``,
+Score of element j of a row: ``s[j] = x[j] * scale + bias[j]``. It takes part iff ``mask[j]``,
 ``j < lengths`` and, under ``causal``, ``j <= query + offset``; what does not take part never
 influences anything, not even as NaN. A row is *empty* when no score is above -inf.
 """
