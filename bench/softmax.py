@@ -154,11 +154,10 @@ CLASSES = {"1M classes": 1_000_000, "WebFace42M": 2_059_906}
 
 def cases(selection: Selection) -> Iterator[Case]:
     """Every case of the selection, the most telling ones first."""
-    suites = (_sweep, _overhead, _cache, _dims, _second_ops, _vit, _llm, _face)
-    for make in suites:
-        for case in make(selection):
-            if selection.wants(case.op, case.suite):
-                yield case
+    for make in (_sweep, _overhead, _cache, _dims, _second_ops, _vit, _llm, _face):
+        wanted = [case for case in make(selection) if selection.wants(case.op, case.suite)]
+        ops_in_order = list(dict.fromkeys(case.op for case in wanted))
+        yield from sorted(wanted, key=lambda case: ops_in_order.index(case.op))
 
 
 def _at(selection: Selection, op: str, suite: str, dtype: str, shape, **more) -> Iterator[Case]:

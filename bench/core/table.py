@@ -15,6 +15,7 @@ from .bars import Verdict
 from .case import PEER, Result, geomean
 
 PLAIN_WIDTH = 140
+MOST_LOSSES = 30
 NOT_RIVALS = ("copy",)  # a roof, not a way to do the job
 
 
@@ -161,8 +162,10 @@ def _print_losses(console: Console, results: Sequence[Result]) -> None:
         console.print(Text("No cell is slower than a peer.", style="green"))
         return
     console.print(Text(f"{len(lost)} of {len(results)} cells are slower than a peer:", style="bold red"))
-    for value, peer, r in lost:
+    for value, peer, r in lost[:MOST_LOSSES]:
         console.print(Text(f"  {value:.2f}× {peer:8} {r.case.key}", style="red"))
+    if len(lost) > MOST_LOSSES:
+        console.print(Text(f"  and {len(lost) - MOST_LOSSES} more, less far behind", style="red"))
 
 
 def _print_bars(console: Console, verdicts: Sequence[Verdict]) -> None:
