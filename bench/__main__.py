@@ -15,7 +15,9 @@ from types import ModuleType
 try:
     import rich  # noqa: F401
 except ImportError:
-    sys.exit("python -m bench needs rich, matplotlib and jinja2: pip install rich matplotlib jinja2")
+    sys.exit(
+        "python -m bench needs rich, matplotlib and jinja2: pip install rich matplotlib jinja2"
+    )
 
 import torch
 
@@ -26,7 +28,7 @@ from .core.case import DTYPES, Accuracy, Case, Result
 from .core.ceilings import Ceilings, measure_ceilings
 from .core.pool import Pool
 from .core.select import Density, Selection
-from .core.table import Printer, make_console, seconds, summarise
+from .core.table import Printer, make_console, summarise
 from .core.timing import Effort, measure
 from .peers import compiled
 
@@ -52,13 +54,23 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--op", nargs="+", choices=all_ops, metavar="OP", help=f"one of {', '.join(all_ops)}")
     add("--dtype", nargs="+", choices=DTYPES, default=["fp32", "bf16", "fp16"])
-    add("--shapes", nargs="+", choices=[*all_suites, "all"], metavar="SUITE",
+    add(
+        "--shapes",
+        nargs="+",
+        choices=[*all_suites, "all"],
+        metavar="SUITE",
         help=f"whole suites: {', '.join(all_suites)}; all of them with `all` (long). "
-             "Default: a choice from each, in about two minutes")
+        "Default: a choice from each, in about two minutes",
+    )
     add("--device", choices=["cpu", "cuda"], help="default: cuda where there is a GPU")
     add("--threads", nargs="+", type=int, metavar="T", help="CPU thread counts (default: 1 2)")
-    add("--baseline", nargs="+", choices=PEERS, metavar="PEER",
-        help="peers besides torch: copy, compile, triton (default: copy on a CPU, all on a GPU)")
+    add(
+        "--baseline",
+        nargs="+",
+        choices=PEERS,
+        metavar="PEER",
+        help="peers besides torch: copy, compile, triton (default: copy on a CPU, all on a GPU)",
+    )
     add("--quick", action="store_true", help="a taste in half a minute")
     add("--check", action="store_true", help="exit 1 when a result is wrong or a bar is missed")
     add("--seconds", type=float, metavar="S", help="time for each case")
@@ -67,8 +79,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--html", metavar="F", help="a self-contained report")
     add("--png", metavar="F", help="the summary picture")
     add("--list", action="store_true", help="list cases and peers, measure nothing")
-    add("--tensor-mb", type=float, metavar="MB",
-        help="size of the large tensors; small ones test the harness, not the kernels")
+    add(
+        "--tensor-mb",
+        type=float,
+        metavar="MB",
+        help="size of the large tensors; small ones test the harness, not the kernels",
+    )
     return parser.parse_args(argv)  # fmt: skip
 
 

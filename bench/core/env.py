@@ -45,7 +45,9 @@ def describe(device: str = "cpu") -> dict[str, Any]:
                 torch.cuda.get_device_properties(0).total_memory / 2**30, 1
             ),
             "cuda": lambda: torch.version.cuda,
-            "driver": lambda: _run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "driver": lambda: _run(
+                "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
+            ),
         }
     return {name: _guarded(probe) for name, probe in facts.items()}
 

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from .case import OURS, PEER, Case, Result
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = {OURS: "#0b6e4f", PEER: "#c8553d", "compile": "#7b5ea7", "triton": "#3a7ca5"}
 # Red below 1×, white at 1×, green above.
 SPEEDUP_MAP = LinearSegmentedColormap.from_list("speedup", ["#b5382a", "#ffffff", "#0b6e4f"])
+HEAT_LIMIT = 2  # log2: colours are full at 4× and at 1/4×
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -110,14 +111,21 @@ def _throughput(
     n = [r.case.n for r in points]
     roof = run.ceilings.copy.get(threads)
     if roof:
-        axes.axhline(roof * 1e-9, color="#888888", linewidth=1, linestyle="--", label="streaming copy")
+        axes.axhline(
+            roof * 1e-9, color="#888888", linewidth=1, linestyle="--", label="streaming copy"
+        )
     for name in dict.fromkeys(name for r in points for name in r.times if name != "copy"):
         rate = [
             r.traffic / r.times[name].median * 1e-9 if name in r.times else np.nan for r in points
         ]
         axes.plot(n, rate, marker="o", markersize=3, color=COLOURS.get(name, "#555555"), label=name)
         quartiles = [
-            [r.traffic / q * 1e-9 for r in points if name in r.times for q in (side(r.times[name]),)]
+            [
+                r.traffic / q * 1e-9
+                for r in points
+                if name in r.times
+                for q in (side(r.times[name]),)
+            ]
             for side in (lambda s: s.q3, lambda s: s.q1)
         ]
         if len(quartiles[0]) == len(n):
@@ -128,7 +136,9 @@ def _throughput(
     axes.set_ylim(bottom=0)
     axes.set_xlabel("row length N")
     case: Case = points[0].case
-    axes.set_title(f"{dtype}, {threads} thread{'s' * (threads > 1)}" if case.device == "cpu" else dtype)
+    axes.set_title(
+        f"{dtype}, {threads} thread{'s' * (threads > 1)}" if case.device == "cpu" else dtype
+    )
     axes.grid(axis="y", color="#eeeeee")
     if legend:
         axes.set_ylabel("GB/s of minimal traffic")
@@ -161,14 +171,13 @@ def _heat(axes: Axes, rows: HeatRows) -> None:
     sizes = sorted({n for row in rows.values() for n in row})
     values = np.array([[row.get(n, np.nan) for n in sizes] for row in rows.values()])
     # Colour by the logarithm: 2× and 1/2× are as far from 1×.
-    most = max(np.nanmax(np.abs(np.log2(values))), 0.1)
     axes.imshow(
-        np.log2(values), cmap=SPEEDUP_MAP, norm=TwoSlopeNorm(0, -most, most), aspect="auto"
+        np.log2(values), cmap=SPEEDUP_MAP, norm=Normalize(-HEAT_LIMIT, HEAT_LIMIT), aspect="auto"
     )
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
-            dark = abs(np.log2(value)) > 0.6 * most
-            axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8,
+            dark = abs(np.log2(value)) > 0.6 * HEAT_LIMIT
+            axes.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=8,
                       color="white" if dark else "black")  # fmt: skip
     axes.set_xticks(range(len(sizes)), [size(n) for n in sizes])
     axes.set_yticks(range(len(rows)), list(rows))

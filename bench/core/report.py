@@ -57,8 +57,8 @@ def read_json(path: str | Path) -> Run:
 
 def write_csv(path: str | Path, run: Run) -> None:
     peers = list(dict.fromkeys(peer for r in run.results for peer in r.peers))
-    fields = ["op", "suite", "dtype", "device", "threads", "shape", "dim", "variant", "us", "iqr_us",
-              "gb_s", "of_ceiling", "error", "torch_error", "right"]  # fmt: skip
+    fields = ["op", "suite", "dtype", "device", "threads", "shape", "dim", "variant",
+              "us", "iqr_us", "gb_s", "of_ceiling", "error", "torch_error", "right"]  # fmt: skip
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Density(IntEnum):
-    """quick: a taste in half a minute; standard: every bar within a few minutes; full: every size."""
+    """quick: a taste in half a minute; standard: every bar in two minutes; full: every size."""
 
     quick = 0
     standard = 1

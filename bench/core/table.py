@@ -106,8 +106,10 @@ class Printer:
             ("GB/s", 6, "right", r and f"{r.rate * 1e-9:.1f}"),
             ("roof", 5, "right", r and (f"{r.of_ceiling:.0%}" if r.ceiling else "cache")),
         ]
-        columns += [(f"/{p}", 8, "right", r and ratio(r.speedup(p))) for p in self._peers]
-        return columns + [
+        speedups = [(f"/{p}", 8, "right", r and ratio(r.speedup(p))) for p in self._peers]
+        return [
+            *columns,
+            *speedups,
             ("error", 8, "right", r and f"{r.accuracy.ours:.1e}"),
             (f"{PEER}'s", 8, "right", r and f"{r.accuracy.peer:.1e}"),
             ("", 2, "left", r and tick(r.accuracy.right)),
@@ -146,7 +148,9 @@ def summarise(console: Console, results: Sequence[Result], verdicts: Sequence[Ve
     if wrong:
         console.print(Text(f"{len(wrong)} cells are WRONG:", style="bold red"))
         for r in wrong:
-            console.print(f"  {r.case.key}: error {r.accuracy.ours:.1e}, torch {r.accuracy.peer:.1e}")
+            console.print(
+                f"  {r.case.key}: error {r.accuracy.ours:.1e}, torch {r.accuracy.peer:.1e}"
+            )
     else:
         console.print(Text(f"All {len(results)} cells are right.", style="green"))
     _print_losses(console, results)
@@ -161,7 +165,9 @@ def _print_losses(console: Console, results: Sequence[Result]) -> None:
     if not lost:
         console.print(Text("No cell is slower than a peer.", style="green"))
         return
-    console.print(Text(f"{len(lost)} of {len(results)} cells are slower than a peer:", style="bold red"))
+    console.print(
+        Text(f"{len(lost)} of {len(results)} cells are slower than a peer:", style="bold red")
+    )
     for value, peer, r in lost[:MOST_LOSSES]:
         console.print(Text(f"  {value:.2f}× {peer:8} {r.case.key}", style="red"))
     if len(lost) > MOST_LOSSES:

@@ -114,7 +114,9 @@ def _measure_cuda(
     calls: Mapping[str, Sequence[Call]], effort: Effort, cold: bool
 ) -> dict[str, Stats]:
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    flush = torch.empty(2 * properties.L2_cache_size if cold else 1, dtype=torch.int8, device="cuda")
+    flush = torch.empty(
+        2 * properties.L2_cache_size if cold else 1, dtype=torch.int8, device="cuda"
+    )
 
     def record(name: str, turn: int) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         sets = calls[name]
