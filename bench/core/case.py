@@ -50,8 +50,14 @@ class Case:
         return f"{shape}{dim}" + (f" {self.variant}" if self.variant else "")
 
     @property
+    def brief(self) -> str:
+        """What tells the case from others of its op and suite."""
+        threads = f" {self.threads}T" if self.device == "cpu" else ""
+        return f"{self.label} {self.dtype}{threads}"
+
+    @property
     def key(self) -> str:
-        where = self.device if self.device != "cpu" else f"cpu×{self.threads}"
+        where = self.device if self.device != "cpu" else f"cpu {self.threads}T"
         return f"{self.op} {self.suite} {self.dtype} {where} {self.label}"
 
 

@@ -155,7 +155,7 @@ def _heat_rows(results: Sequence[Result]) -> HeatRows:
     rows: HeatRows = {}
     for r in results:
         if r.case.suite == "sweep" and (value := r.speedup()):
-            threads = f" ×{r.case.threads}" if r.case.device == "cpu" else ""
+            threads = f" {r.case.threads}T" if r.case.device == "cpu" else ""
             rows.setdefault(f"{r.case.op} {r.case.dtype}{threads}", {})[r.case.n] = value
     return rows
 

@@ -133,7 +133,7 @@ def means(results: Sequence[Result]) -> list[tuple[tuple[str, str, str], int, fl
     groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for r in results:
         if PEER in r.times:
-            threads = f" ×{r.case.threads}" if r.case.device == "cpu" else ""
+            threads = f" {r.case.threads}T" if r.case.device == "cpu" else ""
             groups[r.case.op, r.case.suite, r.case.dtype + threads].append(r)
     return [
         (key, len(rs), geomean([r.speedup() for r in rs]), min(rs, key=Result.speedup))
@@ -187,7 +187,7 @@ def _print_bars(console: Console, verdicts: Sequence[Verdict]) -> None:
         table.add_row(
             tick(v.met), bar.title, str(v.cells),
             f"{v.mean:.2f}{unit}" if v.mean is not None else "–", limit(bar.mean, sign, unit),
-            f"{v.worst:.2f}{unit}", limit(bar.each, sign, unit), v.at.case.key,
+            f"{v.worst:.2f}{unit}", limit(bar.each, sign, unit), v.at.case.brief,
             style="" if v.met else "red",
         )  # fmt: skip
     console.print(table)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
@@ -60,9 +61,10 @@ def measure(
 ) -> dict[str, Stats]:
     """Time every candidate of `calls`; each brings one call per buffer set.
 
-    Candidates take turns, and who begins turns too. Consecutive calls use consecutive buffer sets:
-    with sets larger together than the cache, no call finds its input warmed by the one before.
-    On CUDA `cold` also flushes L2 before each sample.
+    Every round runs all candidates in an order drawn anew, so that none always follows the one
+    that leaves the cache full of dirty lines. Consecutive calls use consecutive buffer sets: with
+    sets larger together than the cache, no call finds its input warmed by the one before. On CUDA
+    `cold` also flushes L2 before each sample.
     """
     gc_was_on = gc.isenabled()
     gc.disable()
@@ -73,6 +75,13 @@ def measure(
     finally:
         if gc_was_on:
             gc.enable()
+
+
+def draw_turns(names: Sequence[str], rounds: int) -> Iterator[str]:
+    """Every name once a round, in the same random orders each time."""
+    draw = random.Random(0)
+    for _ in range(rounds):
+        yield from draw.sample(names, len(names))
 
 
 def _measure_cpu(calls: Mapping[str, Sequence[Call]], effort: Effort) -> dict[str, Stats]:
@@ -103,10 +112,8 @@ def _measure_cpu(calls: Mapping[str, Sequence[Call]], effort: Effort) -> dict[st
         sample(name, turn)
     rounds = effort.rounds(clock() - begin)
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for r in range(rounds):
-        for k in range(len(names)):
-            name = names[(r + k) % len(names)]
-            samples[name].append(sample(name, r + k))
+    for turn, name in enumerate(draw_turns(names, rounds)):
+        samples[name].append(sample(name, turn))
     return {name: Stats.of(taken) for name, taken in samples.items()}
 
 
@@ -139,11 +146,11 @@ def _measure_cuda(
         record(name, turn)
     torch.cuda.synchronize()
     events: dict[str, list] = {name: [] for name in names}
-    for r in range(effort.rounds(time.perf_counter() - begin)):
-        for k in range(len(names)):
-            name = names[(r + k) % len(names)]
-            events[name].append(record(name, r + k))
-        torch.cuda.synchronize()
+    for turn, name in enumerate(draw_turns(names, effort.rounds(time.perf_counter() - begin))):
+        events[name].append(record(name, turn))
+        if turn % 32 == 31:  # keeps the queue of launches short of its limit
+            torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return {
         name: Stats.of([start.elapsed_time(end) * 1e-3 for start, end in pairs])
         for name, pairs in events.items()

@@ -70,7 +70,7 @@ def test_losses_are_rivals_only_worst_first(run):
 
 def test_means_are_geometric_with_the_worst_cell(run):
     (key, count, mean, worst), *_ = means(run.results)
-    assert key == ("softmax", "sweep", "fp32 ×1") and count == 3
+    assert key == ("softmax", "sweep", "fp32 1T") and count == 3
     assert mean == pytest.approx(2 / (1.0 * 1.1 * 1.2) ** (1 / 3))
     assert worst.case.n == 1 << 20
 
