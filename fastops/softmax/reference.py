@@ -23,7 +23,7 @@ class _Scores(NamedTuple):
     dims: tuple[int, ...]  # ascending, non-negative
 
 
-def _per_row(t: Tensor, rank: int, dims: tuple[int, ...]) -> Tensor:
+def per_row(t: Tensor, rank: int, dims: tuple[int, ...]) -> Tensor:
     """One value per row, brought to x's rank with size 1 in the reduced dims."""
     if t.ndim == rank:
         return t
@@ -31,6 +31,25 @@ def _per_row(t: Tensor, rank: int, dims: tuple[int, ...]) -> Tensor:
     for d in dims:
         t = t.unsqueeze(d)
     return t
+
+
+def participation(x: Tensor, dims: tuple[int, ...], mask, lengths, causal) -> Tensor:
+    """Which elements of x take part, as bools of x's shape. `dims`: ascending, non-negative."""
+    valid = torch.ones(x.shape, dtype=torch.bool, device=x.device)
+    if mask is not None:
+        valid = valid & mask
+    if lengths is not None:
+        # Positions count the reduced elements in row-major order of the reduced dims.
+        sizes = [size if d in dims else 1 for d, size in enumerate(x.shape)]
+        position = torch.arange(math.prod(sizes), device=x.device).reshape(sizes)
+        valid = valid & (position < per_row(lengths, x.ndim, dims))
+    if causal:
+        queries, keys = x.shape[-2:]
+        offset = keys - queries if causal == "lower_right" else 0
+        key = torch.arange(keys, device=x.device)
+        query = torch.arange(queries, device=x.device)
+        valid = valid & (key <= query[:, None] + offset)
+    return valid
 
 
 def _scores(x, dim, mask, bias, lengths, causal, scale) -> _Scores:
@@ -41,25 +60,12 @@ def _scores(x, dim, mask, bias, lengths, causal, scale) -> _Scores:
         bias = None if bias is None else bias.reshape(1)
         mask = None if mask is None else mask.reshape(1)
 
-    valid = torch.ones(x.shape, dtype=torch.bool, device=x.device)
-    if mask is not None:
-        valid = valid & mask
-    if lengths is not None:
-        # Positions count the reduced elements in row-major order of the reduced dims.
-        position = torch.arange(math.prod(x.shape[d] for d in dims), device=x.device)
-        position = position.reshape([x.shape[d] if d in dims else 1 for d in range(rank)])
-        valid = valid & (position < _per_row(lengths, rank, dims))
-    if causal:
-        queries, keys = x.shape[-2:]
-        offset = keys - queries if causal == "lower_right" else 0
-        key = torch.arange(keys, device=x.device)
-        query = torch.arange(queries, device=x.device)
-        valid = valid & (key <= query[:, None] + offset)
+    valid = participation(x, dims, mask, lengths, causal)
 
     # Excluded values are replaced before any arithmetic: 0 * NaN would leak into gradients.
     s = torch.where(valid, x.double(), 0.0)
     if isinstance(scale, Tensor):
-        s = s * _per_row(scale.double(), rank, dims)
+        s = s * per_row(scale.double(), rank, dims)
     elif scale is not None:
         s = s * scale
     if bias is not None:
