@@ -25,8 +25,9 @@ endif()
 # Architectures are given per file below.
 set(CMAKE_CUDA_ARCHITECTURES OFF)
 enable_language(CUDA)
-set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+# The dialect as a plain flag: CMake before 3.26 does not know nvcc's one for C++20.
+set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
+set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -std=c++20")
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
 

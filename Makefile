@@ -1,0 +1,114 @@
+# make bench   measure the kernels against what people use today
+# make test    prove them right
+# Both set everything up themselves in .venv. Needed beforehand: Python >= 3.10, a C++20 compiler.
+#
+#   PYTHON=python3.12   the interpreter the environment is made with
+#   CUDA=on|off|auto    build libfastops_cuda; on brings nvcc from PyPI where there is none. auto:
+#                       `make test` builds it where nvcc is found, `make bench` only where a GPU is
+#   BENCH="--op softmax --shapes llm"      arguments of `python -m bench`
+#   TEST="tests/softmax -k tuple"          arguments of pytest instead of the whole suite
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: bench test test-python test-isa test-native test-sanitize test-aarch64 test-wheel \
+        build build-bench lint format wheel clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+CUDA ?= auto
+BENCH ?=
+TEST ?=
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+export MAX_JOBS ?= $(JOBS)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+NATIVE := build/native
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+HAS_NVCC := $(shell command -v "$${CUDACXX:-nvcc}" || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+
+# ---- the two commands -----------------------------------------------------------------------
+bench: build-bench
+	$(PY) -m bench $(BENCH)
+
+ifeq ($(strip $(TEST)),)
+test: build
+	@$(MAKE) --no-print-directory test-native test-python test-isa
+else
+test: build
+	$(PY) -m pytest $(TEST)
+endif
+
+# ---- environment: one stamp per requirements file --------------------------------------------
+$(PY):
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "fastops needs Python >= 3.10"'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: requirements/%.txt requirements/build.txt | $(PY)
+	$(PY) -m pip install -q -r $<
+	@touch $@
+
+ifeq ($(CUDA)-$(strip $(HAS_NVCC)),on-)
+CUDA_DEPS := $(VENV)/.cuda
+CUDA_ENV := CUDACXX="$$($(PY) cmake/find_nvcc.py)"
+endif
+
+# ---- build: CMake looks for what changed, into fastops/_lib ------------------------------------
+build: $(VENV)/.test $(CUDA_DEPS)
+	$(CUDA_ENV) FASTOPS_CUDA=$(CUDA) $(PY) setup.py -q build_ext --inplace
+
+build-bench: $(VENV)/.bench $(CUDA_DEPS)
+	$(CUDA_ENV) FASTOPS_CUDA=$(if $(filter auto,$(CUDA)),$(if $(HAS_GPU),auto,off),$(CUDA)) \
+	  $(PY) setup.py -q build_ext --inplace
+
+# ---- tests -----------------------------------------------------------------------------------
+test-native: build
+	cmake -S . -B $(NATIVE) -G Ninja -DFASTOPS_NATIVE_TESTS=ON >/dev/null
+	cmake --build $(NATIVE)
+	$(NATIVE)/fastops_native_tests
+
+test-python: build
+	$(PY) -m pytest -n $(JOBS) tests
+
+# The kernels again, on each instruction set this machine would not choose by itself.
+test-isa: build
+	@for isa in $$($(PY) -c 'from fastops.info import other_isas; print(*other_isas())'); do \
+	  echo "== FASTOPS_CPU_ISA=$$isa"; \
+	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m isa tests/softmax || exit 1; \
+	done
+
+# AddressSanitizer and UBSan over the native tests.
+test-sanitize: $(VENV)/.build
+	cmake -S . -B build/sanitize -G Ninja -DFASTOPS_NATIVE_TESTS=ON -DFASTOPS_SANITIZE=ON >/dev/null
+	cmake --build build/sanitize
+	build/sanitize/fastops_native_tests
+
+# The portable kernels on another architecture (Debian: g++-aarch64-linux-gnu, qemu-user).
+test-aarch64: $(VENV)/.build
+	cmake -S . -B build/aarch64 -G Ninja -DFASTOPS_NATIVE_TESTS=ON \
+	  -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake >/dev/null
+	cmake --build build/aarch64
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/fastops_native_tests
+
+wheel: $(VENV)/.build
+	$(CUDA_ENV) FASTOPS_CUDA=$(CUDA) $(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+
+# A wheel, in a fresh environment, and on every other Python >= 3.10 at hand.
+test-wheel: wheel
+	bash tests/build/try_wheel.sh dist/fastops-*.whl
+
+# ---- style -----------------------------------------------------------------------------------
+CPP_FILES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh' '*.inl')
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check -q --fix .
+	$(BIN)/ruff format -q .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+clean:
+	rm -rf build dist fastops/_lib *.egg-info $(VENV)
