@@ -72,9 +72,8 @@ def _autocast_cuda(op):
     return kernel
 
 
-def _autocast_plain(op):
-    full = _autocast_cuda(op)
-    return lambda x, dim: full(x, [dim])
+def _as_full(op):
+    return lambda x, dim: op(x, [dim])
 
 
 _AUTOCAST_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
@@ -101,8 +100,10 @@ def _register(library: torch.library.Library) -> None:
         ):
             register(name, fake, autograd.normalize(_load.op(name), kind), True, kind)
             register(f"{name}.out", fake_out)
-        register(f"_{kind}", _fake_plain, kind=kind)
-        library.impl(f"_{kind}", _autocast_plain(_load.op(kind)), "AutocastCUDA")
+        # The plain op has no gradient and no rules of its own: a batch may hide that x wants one.
+        register(f"_{kind}", _fake_plain)
+        for key in ("FuncTorchBatched", "AutocastCUDA"):
+            library.impl(f"_{kind}", _as_full(_load.op(kind)), key)
         register(f"_{kind}.out", _fake_out)
 
         name = f"{kind}_backward"
