@@ -389,6 +389,7 @@ void Memory::add(const Tensor& tensor) {
   region->begin = reinterpret_cast<uintptr_t>(tensor.data);
   region->end = region->begin + tensor.bytes;
   region->access = tensor.access;
+  region->must_be_written = tensor.must_be_written;
   region->element_bytes = tensor.element_bytes;
   region->sizes = tensor.sizes;
   region->strides = tensor.strides;
@@ -431,10 +432,25 @@ void Memory::add(const Tensor& tensor) {
     region->begin = std::min(region->begin, other.begin);
     region->end = std::max(region->end, other.end);
     region->access = Access(uint8_t(region->access) | uint8_t(other.access));
+    region->must_be_written = same && (region->must_be_written || other.must_be_written);
     regions_.erase(regions_.begin() + ptrdiff_t(i));
   }
   regions_.push_back(std::move(region));
   last_ = nullptr;
+}
+
+void Memory::require_written() const {
+  for (const auto& region : regions_) {
+    if (!region->must_be_written) continue;
+    const size_t count = (region->end - region->begin) / region->element_bytes;
+    for (size_t e = 0; e < count; ++e) {
+      if (!region->exists.empty() && !region->exists[e]) continue;
+      if (region->cells.data() && region->cells.data()[e].write.group != 0) continue;
+      throw std::runtime_error("simt: kernel " + std::string(machine().grid.name) + "\n" +
+                               name(Check::unwritten) + ": no launch has written " +
+                               element_name(*region, e));
+    }
+  }
 }
 
 // "x[3, 17]", by greedy division with the strides; "x + 401 elements" where that is ambiguous.

@@ -46,6 +46,7 @@ struct Region {
   std::string name;
   uintptr_t begin = 0, end = 0;
   Access access = Access::read;
+  bool must_be_written = false;
   size_t element_bytes = 1;
   std::vector<int64_t> sizes, strides;
   std::vector<bool> exists;  // per element; empty: all do
@@ -71,7 +72,7 @@ class Memory {
   unsigned map_shared(unsigned address, unsigned rank, const void* return_address);
 
   void add(const Tensor& tensor);
-  size_t scope() const { return regions_.size(); }
+  void require_written() const;
   void end_scope() { regions_.clear(); }
 
  private:

@@ -68,6 +68,7 @@ const char* name(Check check) {
     case Check::write_to_const: return "write-to-const";
     case Check::race: return "race";
     case Check::block_race: return "block-race";
+    case Check::unwritten: return "unwritten";
     case Check::async_pending: return "async-pending";
     case Check::foreign_stack: return "foreign-stack";
     case Check::divergent_collective: return "divergent-collective";

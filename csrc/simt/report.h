@@ -14,6 +14,7 @@ enum class Check {
   write_to_const,
   race,
   block_race,
+  unwritten,
   async_pending,
   foreign_stack,
   divergent_collective,

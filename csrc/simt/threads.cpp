@@ -261,5 +261,6 @@ void cluster_wait() { machine().cluster_wait(SIMT_CALLER); }
 Tensors::Tensors() = default;
 Tensors::~Tensors() { memory().end_scope(); }
 void Tensors::add(const Tensor& tensor) { memory().add(tensor); }
+void Tensors::require_written() const { memory().require_written(); }
 
 }  // namespace simt

@@ -350,7 +350,7 @@ struct Buffers {
   }
 
   void add(const char* name, const float* data, int size, simt::Access access) {
-    tensors.add({name, data, size_t(size) * 4, 4, access, {size}, {1}});
+    tensors.add({name, data, size_t(size) * 4, 4, access, access == simt::Access::write, {size}, {1}});
   }
   int* x_ints() {
     auto* ints = reinterpret_cast<int*>(x);
@@ -464,7 +464,7 @@ const Case kCases[] = {
      }},
     {"read_in_gap", "out-of-bounds", [] {
        Buffers b(1, kThreads);
-       b.tensors.add({"rows", b.x + 1024, 4 * 42, 4, simt::Access::read, {4, 6}, {12, 1}});
+       b.tensors.add({"rows", b.x + 1024, 4 * 42, 4, simt::Access::read, false, {4, 6}, {12, 1}});
        run(read_at, 1, 8, 0, 1, b.x + 1024, b.out, 0);
      }},
     {"misaligned", "misaligned", [] {
@@ -478,6 +478,11 @@ const Case kCases[] = {
     {"read_output", "uninitialised-read", [] {
        Buffers b(kThreads, kThreads);
        run(read_output, 1, 2, 0, 1, b.out);
+     }},
+    {"forgotten_element", "unwritten", [] {
+       Buffers b(kThreads, kThreads);
+       run(early_exit, 1, kThreads, 0, 1, b.x, b.out, kThreads - 1);
+       b.tensors.require_written();
      }},
     {"uninitialised_dynamic", "uninitialised-read", [] {
        Buffers b(1, kThreads);
