@@ -7,7 +7,7 @@ import itertools
 import re
 
 import pytest
-from simt_lib import library_path
+from tests.simt.simt_lib import library_path
 
 ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 ASYNC = {"late": 0, "early": 1}
