@@ -95,4 +95,10 @@ def op(name: str, overload: str = "default") -> Callable:
     return unavailable
 
 
+def fast_op(name: str, overload: str = "default") -> Callable:
+    """The same without OpOverload's own layers: 0.3 us less a call, opaque to compilers."""
+    found = op(name, overload)
+    return getattr(found, "_op", found)
+
+
 load()
