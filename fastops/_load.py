@@ -5,6 +5,7 @@ and the first call that needs the library raises it: what was built, what is her
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,8 +64,12 @@ def _try(key: str, library: str) -> None:
 
 
 def load() -> None:
-    """Loads what fits the torch at hand: CPU ops always, CUDA ops under a CUDA build of torch."""
-    _try("cpu", "libfastops.so")
+    """Loads what fits the torch at hand: CPU ops always, CUDA ops under a CUDA build of torch.
+
+    For tests, FASTOPS_SIMT=1 has the CUDA kernels serve CPU tensors, emulated (docs/simt.md).
+    """
+    simt = os.environ.get("FASTOPS_SIMT") == "1"
+    _try("cpu", "libfastops_simt.so" if simt else "libfastops.so")
     if "cpu" in problems:
         problems["cuda"] = problems["cpu"]
     elif torch.version.cuda is None:

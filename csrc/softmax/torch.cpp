@@ -3,6 +3,9 @@
 #include "bindings/torch_compat.h"
 #include "core/strides.h"
 #include "softmax/softmax.h"
+#ifdef FASTOPS_BACKEND_SIMT
+#include "softmax/simt/emulate.h"
+#endif
 
 namespace fastops::softmax {
 namespace {
@@ -265,6 +268,9 @@ void launch(ForwardParams& p, const Tensor& like) {
 void launch(BackwardParams& p, const Tensor& like) {
   launch(p, like, cuda::backward_workspace, cuda::backward);
 }
+#elif defined(FASTOPS_BACKEND_SIMT)
+void launch(ForwardParams& p, const Tensor&) { cuda::emulate(p); }
+void launch(BackwardParams& p, const Tensor&) { cuda::emulate(p); }
 #else
 void launch(ForwardParams& p, const Tensor&) { cpu::forward(p); }
 void launch(BackwardParams& p, const Tensor&) { cpu::backward(p); }

@@ -1,0 +1,197 @@
+// The arithmetic of the backward kernels on contiguous chunks, for every kind and dtype.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/exp.h"
+#include "cpu/simd.h"
+#include "softmax/cpu/rows.h"
+#include "softmax/softmax.h"
+
+namespace fastops::softmax::cpu {
+namespace {
+
+// n contiguous elements of one row. mask: one byte an element, or null; bias (logsumexp): in the
+// accumulation type, or null.
+struct Chunk {
+  const void* y;
+  const void* dy;
+  void* dx;
+  const uint8_t* mask;
+  const void* bias;
+  int64_t n;
+};
+
+// softmax       dx = y * (dy - shift) * scale             shift = sum(y * dy) - dlse
+// log_softmax   dx = (dy - exp(y) * shift) * scale        shift = sum(dy) - dlse
+// logsumexp     dx = shift * exp(y * scale + bias - lse) * scale,  shift = dlse
+struct Factors {
+  double shift;
+  double scale;
+  double lse;
+};
+
+struct GroupRow {
+  Chunk chunk;
+  Factors factors;
+};
+
+inline constexpr int kMaxGroup = 16;
+
+struct BackwardKernels {
+  double (*sum)(const Chunk&) = nullptr;  // null for logsumexp
+  void (*apply)(const Chunk&, const Factors&) = nullptr;
+  void (*stream)(const Chunk&, const Factors&) = nullptr;  // apply past the caches; dx aligned
+  void (*group)(GroupRow*, int) = nullptr;  // whole rows, at most one vector's lanes of them
+};
+
+// A row's factors before its sum is added to shift.
+inline Factors row_factors(const BackwardParams& p, const RowCursor& at) {
+  const bool wide = accumulator(p.y.dtype, p.dx.dtype) == DType::f64;
+  const auto read = [&](const Operand& o) {
+    return wide ? at.at<const double>(o) : double(at.at<const float>(o));
+  };
+  const double dlse = p.dlse ? read(p.dlse) : 0.0;
+  return {p.kind == Kind::logsumexp ? dlse : -dlse,
+          p.row_scale ? p.scale * read(p.row_scale) : p.scale, p.lse ? read(p.lse) : 0.0};
+}
+
+template <Kind kind, bool masked, typename Y, typename G, typename D>
+struct BackwardMath {
+  static constexpr bool wide = sizeof(Y) == 8 || sizeof(D) == 8;
+  using V = std::conditional_t<wide, fastops::cpu::VecF64, fastops::cpu::VecF32>;
+  using S = typename V::Scalar;
+
+  // Sums of up to a chunk, by lane. The unused lanes of the last vector load as 0 and add nothing.
+  static V lane_sums(const Chunk& c) {
+    const Y* y = static_cast<const Y*>(c.y);
+    const G* dy = static_cast<const G*>(c.dy);
+    const auto add = [](V sum, V y_j, V dy_j) {
+      if constexpr (kind == Kind::softmax) return fma(y_j, dy_j, sum);
+      else return sum + dy_j;
+    };
+    const auto y_at = [&](int64_t j) { return kind == Kind::softmax ? V::load(y + j) : V(S(0)); };
+    constexpr int kUnroll = 4;
+    V sums[kUnroll];
+    for (V& s : sums) s = V(S(0));
+    int64_t j = 0;
+    for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size) {
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t k = j + u * V::size;
+        const V next = add(sums[u], y_at(k), V::load(dy + k));
+        sums[u] = masked ? select(V::load_mask(c.mask + k), next, sums[u]) : next;
+      }
+    }
+    for (int u = 0; j < c.n; j += V::size, ++u) {
+      const int n = c.n - j < V::size ? int(c.n - j) : V::size;
+      const V y_j = kind == Kind::softmax ? V::load(y + j, n) : V(S(0));
+      const V next = add(sums[u], y_j, V::load(dy + j, n));
+      sums[u] = masked ? select(V::load_mask(c.mask + j, n), next, sums[u]) : next;
+    }
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+
+  static double sum(const Chunk& c) { return double(hsum(lane_sums(c))); }
+
+  static V gradient(V y, V dy, V shift, V scale, V lse) {
+    if constexpr (kind == Kind::softmax) return y * (dy - shift) * scale;
+    else if constexpr (kind == Kind::log_softmax) return fnma(exp(y), shift, dy) * scale;
+    else return shift * exp(fma(y, scale, dy) - lse) * scale;
+  }
+
+  // For logsumexp the bias, in the accumulation type, takes the place of dy.
+  using Second = std::conditional_t<kind == Kind::logsumexp, S, G>;
+
+  template <bool streaming>
+  static void apply_as(const Chunk& c, const Factors& f) {
+    const Y* y = static_cast<const Y*>(c.y);
+    const void* second = kind == Kind::logsumexp ? c.bias : c.dy;
+    if (second) apply_with<streaming, true>(c, f, y, static_cast<const Second*>(second));
+    else if constexpr (kind == Kind::logsumexp) apply_with<streaming, false>(c, f, y, nullptr);
+  }
+
+  template <bool streaming, bool has_second>
+  static void apply_with(const Chunk& c, const Factors& f, const Y* y, const Second* dy) {
+    const V shift{S(f.shift)}, scale{S(f.scale)}, lse{S(f.lse)}, zero{S(0)};
+    D* dx = static_cast<D*>(c.dx);
+    int64_t j = 0;
+    for (; j + V::size <= c.n; j += V::size) {
+      V d = gradient(V::load(y + j), has_second ? V::load(dy + j) : zero, shift, scale, lse);
+      if constexpr (masked) d = select(V::load_mask(c.mask + j), d, zero);
+      if constexpr (streaming) d.stream(dx + j);
+      else d.store(dx + j);
+    }
+    if (j == c.n) return;
+    const int n = int(c.n - j);
+    V d = gradient(V::load(y + j, n), has_second ? V::load(dy + j, n) : zero, shift, scale, lse);
+    if constexpr (masked) d = select(V::load_mask(c.mask + j, n), d, zero);
+    d.store(dx + j, n);
+  }
+
+  static void apply(const Chunk& c, const Factors& f) { apply_as<false>(c, f); }
+  static void stream(const Chunk& c, const Factors& f) { apply_as<true>(c, f); }
+
+  // The rows' sums come from one transposition however many rows there are, so that a row's bits
+  // do not depend on its neighbours.
+  static void group(GroupRow* rows, int count) {
+    if constexpr (kind != Kind::logsumexp) {
+      V lanes[V::size];
+      for (int i = 0; i < V::size; ++i)
+        lanes[i] = i < count ? lane_sums(rows[i].chunk) : V(S(0));
+      S sums[V::size];
+      if constexpr (wide) {
+        for (int i = 0; i < V::size; ++i) sums[i] = hsum(lanes[i]);
+      } else {
+        transpose_reduce(lanes, [](V a, V b) { return a + b; }).store(sums);
+      }
+      for (int i = 0; i < count; ++i) rows[i].factors.shift += double(sums[i]);
+    }
+    for (int i = 0; i < count; ++i) apply(rows[i].chunk, rows[i].factors);
+  }
+
+  static constexpr BackwardKernels table() {
+    BackwardKernels k;
+    if constexpr (kind != Kind::logsumexp) k.sum = sum;
+    k.apply = apply;
+    k.stream = stream;
+    k.group = group;
+    return k;
+  }
+};
+
+template <Kind kind, bool masked>
+inline BackwardKernels kernels_of(DType y, DType dy, DType dx) {
+  using fastops::cpu::bf16;
+  using fastops::cpu::f16;
+  if (y == dy && dy == dx) {
+    switch (y) {
+      case DType::f32: return BackwardMath<kind, masked, float, float, float>::table();
+      case DType::f64: return BackwardMath<kind, masked, double, double, double>::table();
+      case DType::f16: return BackwardMath<kind, masked, f16, f16, f16>::table();
+      default: return BackwardMath<kind, masked, bf16, bf16, bf16>::table();
+    }
+  }
+  if (y == DType::f32 && dy == DType::f32) {  // a forward with dtype=torch.float32 on half inputs
+    if (dx == DType::f16) return BackwardMath<kind, masked, float, float, f16>::table();
+    if (dx == DType::bf16) return BackwardMath<kind, masked, float, float, bf16>::table();
+  }
+  return {};
+}
+
+// All null where this combination of dtypes has no kernel.
+inline BackwardKernels backward_kernels(Kind kind, bool masked, DType y, DType dy, DType dx) {
+  switch (kind) {
+    case Kind::softmax:
+      return masked ? kernels_of<Kind::softmax, true>(y, dy, dx)
+                    : kernels_of<Kind::softmax, false>(y, dy, dx);
+    case Kind::log_softmax:
+      return masked ? kernels_of<Kind::log_softmax, true>(y, dy, dx)
+                    : kernels_of<Kind::log_softmax, false>(y, dy, dx);
+    case Kind::logsumexp: break;
+  }
+  return masked ? kernels_of<Kind::logsumexp, true>(y, dy, dx)
+                : kernels_of<Kind::logsumexp, false>(y, dy, dx);
+}
+
+}  // namespace
+}  // namespace fastops::softmax::cpu

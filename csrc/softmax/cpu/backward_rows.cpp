@@ -1,0 +1,256 @@
+// Backward of rows whose reduced dim is contiguous.
+//
+// Budget per element (fp32): read y and dy, write dx, 12 bytes; the sum needs both inputs before
+// the first output, so each is read twice, the second time from cache:
+//   short rows   groups of one vector's lanes, their sums reduced by one transposition
+//   medium rows  pipelined by chunks: apply row i - 1 (in L2) while row i streams in and is summed
+//   long rows    summed, then applied from the end, where the cache still holds the row's tail
+// Sums run in fp32 over a chunk and in double over chunks, in an order that depends on n alone.
+#include "softmax/cpu/backward_math.h"
+#include "softmax/cpu/kernels.h"
+#include "softmax/cpu/rows.h"
+#include "softmax/cpu/staging.h"
+
+#include "cpu/parallel.h"
+
+namespace fastops::softmax::cpu::FASTOPS_ISA {
+namespace {
+
+constexpr int64_t kShortRow = 128;           // longest row of a group
+constexpr int64_t kChunk = 1024;             // elements per hop of the pipeline
+constexpr int64_t kPiece = 64 * kChunk;      // elements per thread when a row is split
+constexpr int64_t kPipelineBytes = 1 << 19;  // two rows of inputs that L2 keeps
+constexpr int64_t kStreamBytes = 4 << 20;    // dx from this size on bypasses the caches
+constexpr int64_t kGrain = 1 << 15;          // elements that are worth a thread
+constexpr int64_t kLine = 64;
+
+// One row: where its elements are, how many take part, and its coefficients.
+struct Row {
+  const char* y;
+  const char* dy;
+  char* dx;
+  const uint8_t* mask;
+  const char* bias;
+  int64_t length;
+  int64_t head;  // elements before the first whole line of dx
+  Factors factors;
+};
+
+class BackwardRows {
+ public:
+  explicit BackwardRows(const BackwardParams& p)
+      : p_(p),
+        n_(p.shape.n),
+        wide_(accumulator(p.y.dtype, p.dx.dtype)),
+        y_size_(int64_t(size_of(p.y.dtype))),
+        dy_size_(int64_t(size_of(p.dy.dtype))),
+        dx_size_(int64_t(size_of(p.dx.dtype))) {
+    const DType grad = p.dy ? p.dy.dtype : p.y.dtype;
+    kernels_ = backward_kernels(p.kind, bool(p.mask), p.y.dtype, grad, p.dx.dtype);
+    staged_ = !kernels_.apply;
+    if (staged_) kernels_ = backward_kernels(p.kind, bool(p.mask), wide_, wide_, wide_);
+    mask_stride_ = p.shape.reduce_dims ? p.mask.reduce_stride[0] : 0;
+    bias_stride_ = p.shape.reduce_dims ? p.bias.reduce_stride[0] : 0;
+    const bool in_place = p.dx.data == p.dy.data || p.dx.data == p.y.data;
+    stream_ = !staged_ && !in_place && n_ > kShortRow &&
+              p.shape.rows * n_ * dx_size_ >= kStreamBytes;
+    short_ = !staged_ && kernels_.group && n_ <= kShortRow && (!p.mask || mask_stride_ == 1) &&
+             !p.bias;
+  }
+
+  void run() {
+    const int64_t threads = fastops::cpu::num_threads(), rows = p_.shape.rows;
+    if (threads > 1 && rows < 4 * threads && rows % threads != 0 && n_ >= 2 * kPiece) {
+      for (int64_t r = 0; r < rows; ++r) split_row(r);
+      return;
+    }
+    const int64_t grain = n_ >= kGrain ? 1 : kGrain / n_;
+    fastops::cpu::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+      if (short_) short_rows(begin, end);
+      else if (n_ * (y_size_ + dy_size_) <= kPipelineBytes / 2) pipelined_rows(begin, end);
+      else long_rows(begin, end);
+      fastops::cpu::store_fence();
+    });
+  }
+
+ private:
+  // A thread's contiguous copies of what is not laid out as the kernels read it.
+  struct Scratch {
+    static constexpr int64_t kSize = kChunk + kLine;
+    alignas(64) char y[kSize * 8], dy[kSize * 8], dx[kSize * 8], bias[kSize * 8];
+    alignas(64) uint8_t mask[kSize];
+  };
+
+  Row row_at(const RowCursor& at) const {
+    Row r;
+    r.y = static_cast<const char*>(p_.y.data) + at.offset(p_.y.row_stride) * y_size_;
+    r.dy = p_.dy ? static_cast<const char*>(p_.dy.data) + at.offset(p_.dy.row_stride) * dy_size_
+                 : nullptr;
+    r.dx = static_cast<char*>(p_.dx.data) + at.offset(p_.dx.row_stride) * dx_size_;
+    r.mask = nullptr;
+    r.bias = nullptr;
+    if (p_.mask)
+      r.mask = static_cast<const uint8_t*>(p_.mask.data) + at.offset(p_.mask.row_stride);
+    if (p_.bias)
+      r.bias = static_cast<const char*>(p_.bias.data) +
+               at.offset(p_.bias.row_stride) * int64_t(size_of(p_.bias.dtype));
+    r.length = at.length(p_);
+    r.head = stream_ ? int64_t(-reinterpret_cast<uintptr_t>(r.dx) % kLine) / dx_size_ : 0;
+    r.factors = row_factors(p_, at);
+    return r;
+  }
+
+  Chunk chunk_at(const Row& r, int64_t begin, int64_t end, Scratch& s) const {
+    const int64_t n = end - begin;
+    Chunk c{r.y + begin * y_size_, r.dy + begin * dy_size_, r.dx + begin * dx_size_, r.mask + begin,
+            nullptr, n};
+    if (r.mask && mask_stride_ != 1) {
+      for (int64_t j = 0; j < n; ++j) s.mask[j] = r.mask[(begin + j) * mask_stride_];
+      c.mask = s.mask;
+    }
+    if (r.bias) {
+      widen(p_.bias.dtype, r.bias, begin, bias_stride_, n, wide_, s.bias);
+      c.bias = s.bias;
+    }
+    if (staged_) {
+      widen(p_.y.dtype, r.y, begin, 1, n, wide_, s.y);
+      c.y = s.y;
+      if (r.dy) widen(p_.dy.dtype, r.dy, begin, 1, n, wide_, s.dy);
+      c.dy = s.dy;
+      c.dx = s.dx;
+    }
+    return c;
+  }
+
+  double sum(const Row& r, int64_t begin, int64_t end, Scratch& s) const {
+    if (end > r.length) end = r.length;
+    return begin < end ? kernels_.sum(chunk_at(r, begin, end, s)) : 0.0;
+  }
+
+  // Chunk c of a row, shifted so that every chunk but the first starts on a line of dx.
+  void apply(const Row& r, int64_t c, Scratch& s) const {
+    const int64_t begin = c == 0 ? 0 : c * kChunk + r.head;
+    int64_t end = (c + 1) * kChunk + r.head;
+    if (end > r.length) end = r.length;
+    if (begin >= end) return;
+    Chunk chunk = chunk_at(r, begin, end, s);
+    if (stream_ && begin == 0 && r.head > 0) {
+      const int64_t head = r.head < end ? r.head : end;
+      chunk.n = head;
+      kernels_.apply(chunk, r.factors);
+      if (head == end) return;
+      chunk = chunk_at(r, head, end, s);
+    }
+    (stream_ ? kernels_.stream : kernels_.apply)(chunk, r.factors);
+    if (staged_) narrow(wide_, s.dx, p_.dx.dtype, r.dx, begin, end - begin);
+  }
+
+  // What does not take part is 0. Call once a row, before its factors are used.
+  void exclude(Row& r) const {
+    if (p_.kind == Kind::log_softmax && p_.zero_masked_rows && empty(r)) r.length = 0;
+    if (r.length < n_)
+      __builtin_memset(r.dx + r.length * dx_size_, 0, size_t((n_ - r.length) * dx_size_));
+  }
+
+  // log_softmax: whether all of a row's outputs are -inf. Most rows say no at once.
+  bool empty(const Row& r) const {
+    for (int64_t j = 0; j < r.length; ++j)
+      if ((!r.mask || r.mask[j * mask_stride_]) && !is_minus_infinity(p_.y.dtype, r.y, j))
+        return false;
+    return true;
+  }
+
+  int64_t chunks() const { return (n_ + kChunk - 1) / kChunk; }
+
+  void short_rows(int64_t begin, int64_t end) const {
+    RowCursor at(p_.shape, begin);
+    GroupRow group[kMaxGroup];
+    const int64_t size = wide_ == DType::f64 ? fastops::cpu::VecF64::size
+                                             : fastops::cpu::VecF32::size;
+    for (int64_t first = begin; first < end; first += size) {
+      const int count = int(end - first < size ? end - first : size);
+      for (int i = 0; i < count; ++i, at.next()) {
+        Row r = row_at(at);
+        exclude(r);
+        group[i] = {{r.y, r.dy, r.dx, r.mask, nullptr, r.length}, r.factors};
+      }
+      kernels_.group(group, count);
+    }
+  }
+
+  void pipelined_rows(int64_t begin, int64_t end) const {
+    Scratch scratch;
+    RowCursor at(p_.shape, begin);
+    Row ready{};
+    for (int64_t row = begin; row < end; ++row, at.next()) {
+      Row r = row_at(at);
+      exclude(r);
+      double total = 0;
+      for (int64_t c = 0; c < chunks(); ++c) {
+        if (row > begin) apply(ready, c, scratch);
+        if (kernels_.sum) total += sum(r, c * kChunk, (c + 1) * kChunk, scratch);
+      }
+      r.factors.shift += total;
+      ready = r;
+    }
+    for (int64_t c = 0; c < chunks(); ++c) apply(ready, c, scratch);
+  }
+
+  double sum_piece(const Row& r, int64_t piece, Scratch& scratch) const {
+    double total = 0;
+    for (int64_t j = piece * kPiece; j < (piece + 1) * kPiece && j < n_; j += kChunk)
+      total += sum(r, j, j + kChunk, scratch);
+    return total;
+  }
+
+  int64_t pieces() const { return (n_ + kPiece - 1) / kPiece; }
+
+  void long_rows(int64_t begin, int64_t end) const {
+    Scratch scratch;
+    RowCursor at(p_.shape, begin);
+    for (int64_t row = begin; row < end; ++row, at.next()) {
+      Row r = row_at(at);
+      exclude(r);
+      double total = 0;
+      for (int64_t i = 0; kernels_.sum && i < pieces(); ++i) total += sum_piece(r, i, scratch);
+      r.factors.shift += total;
+      for (int64_t c = chunks() - 1; c >= 0; --c) apply(r, c, scratch);
+    }
+  }
+
+  void split_row(int64_t row) const {
+    Row r = row_at(RowCursor(p_.shape, row));
+    exclude(r);
+    if (kernels_.sum) {
+      double* sums = new double[pieces()];
+      fastops::cpu::parallel_for(0, pieces(), 1, [&](int64_t begin, int64_t end) {
+        Scratch scratch;
+        for (int64_t i = begin; i < end; ++i) sums[i] = sum_piece(r, i, scratch);
+      });
+      double total = 0;
+      for (int64_t i = 0; i < pieces(); ++i) total += sums[i];
+      r.factors.shift += total;
+      delete[] sums;
+    }
+    fastops::cpu::parallel_for(0, chunks(), kPiece / kChunk, [&](int64_t begin, int64_t end) {
+      Scratch scratch;
+      for (int64_t c = end - 1; c >= begin; --c) apply(r, c, scratch);
+      fastops::cpu::store_fence();
+    });
+  }
+
+  const BackwardParams& p_;
+  int64_t n_;
+  DType wide_;  // the accumulation type
+  int64_t y_size_, dy_size_, dx_size_;
+  int64_t mask_stride_, bias_stride_;
+  BackwardKernels kernels_;
+  bool staged_;  // no kernel for these dtypes: chunks are converted through scratch
+  bool stream_, short_;
+};
+
+}  // namespace
+
+void backward_rows(const BackwardParams& p) { BackwardRows(p).run(); }
+
+}  // namespace fastops::softmax::cpu::FASTOPS_ISA

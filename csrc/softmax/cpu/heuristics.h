@@ -1,0 +1,32 @@
+// Which kernel, how many rows per task, when to stream: pure functions of sizes, testable anywhere.
+// The measurements behind the numbers are from Zen 4 (32 KB L1, 1 MB L2, 32 MB L3).
+#pragma once
+
+#include <cstdint>
+
+namespace fastops::softmax::cpu {
+
+// Elements handled between two looks at the maximum: with its scratch it sits in L1.
+inline constexpr int64_t kChunk = 1024;
+
+// Rows up to here keep their exponentials in a scratch row (two 4 MB rows stay in L3).
+inline constexpr int64_t kScratchElements = int64_t{1} << 20;
+
+// Rows up to here are taken as many at a time as a vector has lanes.
+inline constexpr int64_t kSmallRow = 384;
+
+// Below this many elements a second thread costs more to wake than it saves.
+inline constexpr int64_t kElementsPerTask = 32768;
+
+// Whole rows per task of parallel_for.
+constexpr int64_t rows_per_task(int64_t n) {
+  const int64_t rows = kElementsPerTask / (n > 0 ? n : 1);
+  return rows > 0 ? rows : 1;
+}
+
+// Streaming stores skip the read of the line they overwrite, but leave the result in memory: they
+// win once input and output together do not stay in the cache anyway.
+inline constexpr int64_t kStreamBytes = int64_t{8} << 20;
+constexpr bool use_streaming(int64_t bytes_written) { return bytes_written >= kStreamBytes; }
+
+}  // namespace fastops::softmax::cpu

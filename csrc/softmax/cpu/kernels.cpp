@@ -1,1 +1,0 @@
-// Placeholder until the vector kernels land: compiled per ISA, no symbols.

@@ -1,0 +1,127 @@
+// Runs every registered test once per instruction set that is built and supported, each in a
+// child process with FASTOPS_CPU_ISA set: the choice is made once per process, and a crash (an
+// overread into a guard page, a sanitizer report) is then one failure with a name.
+//
+//   fastops_native_tests [substring of a test name]
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "harness.h"
+
+namespace fastops::test {
+namespace {
+
+struct Test {
+  const char* name;
+  TestFn fn;
+};
+
+std::vector<Test>& tests() {
+  static std::vector<Test> all;
+  return all;
+}
+
+int failures = 0;  // of the running test
+
+// Runs in the child; its exit status says whether the test passed.
+[[noreturn]] void run_child(const Test& test, cpu::Isa isa) {
+  setenv("FASTOPS_CPU_ISA", cpu::name(isa), 1);
+  try {
+    test.fn();
+  } catch (const std::exception& error) {
+    std::printf("  threw: %s\n", error.what());
+    ++failures;
+  }
+  std::fflush(nullptr);
+  _exit(failures == 0 ? 0 : 1);
+}
+
+bool passes(const Test& test, cpu::Isa isa) {
+  std::fflush(nullptr);
+  const pid_t child = fork();
+  if (child == 0) run_child(test, isa);
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child) return false;
+  if (WIFSIGNALED(status)) std::printf("  killed by signal %d\n", WTERMSIG(status));
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+}  // namespace
+
+Registration::Registration(const char* name, TestFn fn) { tests().push_back({name, fn}); }
+
+bool report(bool ok, const char* file, int line, const char* text) {
+  constexpr int kShown = 5;
+  if (!ok && ++failures <= kShown) std::printf("  %s:%d: %s\n", file, line, text);
+  return ok;
+}
+
+GuardedBuffer::GuardedBuffer(size_t bytes, uint8_t fill, Place place, size_t offset)
+    : bytes_(bytes), fill_(fill) {
+  const size_t page = size_t(sysconf(_SC_PAGESIZE));
+  const size_t inside = (bytes + offset + page - 1) / page * page;
+  mapped_ = inside + 2 * page;
+  void* mapping = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) std::abort();
+  mapping_ = static_cast<uint8_t*>(mapping);
+  if (mprotect(mapping_ + page, inside, PROT_READ | PROT_WRITE) != 0) std::abort();
+  std::memset(mapping_ + page, fill, inside);
+  data_ = mapping_ + page + (place == Place::at_end ? inside - bytes : offset);
+}
+
+GuardedBuffer::GuardedBuffer(GuardedBuffer&& other) noexcept { *this = std::move(other); }
+
+GuardedBuffer& GuardedBuffer::operator=(GuardedBuffer&& other) noexcept {
+  std::swap(mapping_, other.mapping_);
+  std::swap(mapped_, other.mapped_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(fill_, other.fill_);
+  return *this;
+}
+
+GuardedBuffer::~GuardedBuffer() {
+  if (mapping_) munmap(mapping_, mapped_);
+}
+
+bool GuardedBuffer::margins_intact() const {
+  if (!mapping_) return true;
+  const size_t page = size_t(sysconf(_SC_PAGESIZE));
+  bool intact = true;
+  for (const uint8_t* p = mapping_ + page; p != data_; ++p) intact &= *p == fill_;
+  for (const uint8_t* p = data_ + bytes_; p != mapping_ + mapped_ - page; ++p)
+    intact &= *p == fill_;
+  return intact;
+}
+
+}  // namespace fastops::test
+
+int main(int argc, char** argv) {
+  using namespace fastops;
+  const char* wanted = argc > 1 ? argv[1] : "";
+  int passed = 0, failed = 0;
+  for (int i = 0; i < cpu::kIsaCount; ++i) {
+    const cpu::Isa isa = static_cast<cpu::Isa>(i);
+    if (!cpu::built(isa)) continue;
+    if (!cpu::supported(isa)) {
+      std::printf("%s: skipped, this CPU does not have it\n", cpu::name(isa));
+      continue;
+    }
+    for (const auto& test : test::tests()) {
+      if (!std::strstr(test.name, wanted)) continue;
+      const bool ok = test::passes(test, isa);
+      std::printf("%s %s: %s\n", cpu::name(isa), test.name, ok ? "ok" : "FAILED");
+      ++(ok ? passed : failed);
+    }
+  }
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed == 0 && passed > 0 ? 0 : 1;
+}
