@@ -36,10 +36,10 @@ def _describe_build() -> str:
     record = build_record()
     if not record:
         return "there is no build record"
-    cuda = record.get("cuda") or "no"
+    cuda = f"with CUDA {record['cuda']}" if record.get("cuda") else "without CUDA"
     return (
         f"built for {record.get('system', '?')} against torch {record.get('torch', '?')} "
-        f"(serves torch >= {'.'.join(map(str, MINIMUM_TORCH))}), with {cuda} CUDA"
+        f"(serves torch >= {'.'.join(map(str, MINIMUM_TORCH))}), {cuda}"
     )
 
 
