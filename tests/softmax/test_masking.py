@@ -16,8 +16,7 @@ ALL_KINDS = (*KINDS, "logsumexp")
 
 
 def check_all_kinds(problem: Problem, **extra) -> None:
-    for kind in KINDS:
-        problem.check_all(kind, **extra)
+    problem.check_kinds(**extra)
     problem.check_lse(
         op("logsumexp")(problem.x, problem.dims, **problem.score_args(), **extra),
         accumulator(problem.x.dtype),
@@ -42,11 +41,11 @@ def test_mask_broadcasts(mask_shape, dim, dtype, device):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", [1, 3, 15, 16, 17, 63, 64, 65, 300, 1025, 8200, 90_001, 1_100_001])
+@pytest.mark.parametrize("n", [1, 3, 15, 16, 17, 63, 64, 65, 300, 1025, 8200, 90_001])
 @pytest.mark.parametrize("share", [0.02, 0.5, 1])
 def test_mask_sizes(share, n, dtype, device):
     """From rows that lose all but a few elements to rows that lose none."""
-    rows = max(1, min(37, 20_000 // n))
+    rows = max(1, min(37, 8_000 // n))
     x = randn(rows, n, dtype=dtype, device=device, spread=4)
     mask = booleans(rows, n, device=device, share=share)
     check_all_kinds(Problem(x=x, mask=mask, zero_masked_rows=True))
@@ -236,7 +235,7 @@ def test_bias_layouts(bias_layout, device):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    "shape", [(2, 5, 9), (3, 16, 64), (2, 33, 130), (2, 4, 5003), (1, 2, 130_001)]
+    "shape", [(2, 5, 9), (3, 16, 64), (2, 33, 130), (2, 4, 5003), (1, 2, 40_001)]
 )
 def test_everything_at_once(shape, algorithm, dtype, device):
     b, q, k = shape
