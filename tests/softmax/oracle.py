@@ -31,6 +31,7 @@ def op(name: str) -> Callable[..., Any]:
 
 class ExactRows(NamedTuple):
     scores: np.ndarray  # (rows, n), -inf where excluded
+    terms: np.ndarray  # what a score's finite terms sum to without their signs
     maximum: np.ndarray  # (rows, 1)
     exps: np.ndarray  # exp(scores - maximum); of the scores themselves where all are -inf
     total: np.ndarray  # the sum of exps
@@ -142,18 +143,20 @@ class Problem:
             s = exact(self.rows(self.x), dtype) * dtype(self.scale)
             if self.row_scale is not None:
                 s = s * exact(self.per_row(self.row_scale), dtype)
+            terms = _finite(s)
             if self.bias is not None:
-                s = s + exact(self.rows(self.bias), dtype)
+                bias = exact(self.rows(self.bias), dtype)
+                s, terms = s + bias, terms + _finite(bias)
             s = np.where(self.takes_part().cpu().numpy(), s, -np.inf)
             m = s.max(-1, keepdims=True, initial=-np.inf)  # NaN if any score is
             exps = np.exp(s - np.where(m == -np.inf, 0, m))
-            self.__dict__["_exact_rows"] = ExactRows(s, m, exps, exps.sum(-1, keepdims=True))
+            self.__dict__["_exact_rows"] = ExactRows(s, terms, m, exps, exps.sum(-1, keepdims=True))
         return self.__dict__["_exact_rows"]
 
     @np.errstate(all="ignore")
     def exact(self, kind: str) -> np.ndarray:
         """softmax or log_softmax (rows, n), or logsumexp (rows, 1), before rounding."""
-        s, m, exps, total = self.exact_rows()  # total is NaN where the maximum is NaN or +inf
+        s, _, m, exps, total = self.exact_rows()  # total is NaN where the maximum is NaN or +inf
         empty = m == -np.inf
         if kind == "logsumexp":
             return np.where(empty | (m == np.inf), m, m + np.log(total))
@@ -166,14 +169,16 @@ class Problem:
 
     @np.errstate(all="ignore")
     def size(self, kind: str) -> np.ndarray:
-        """What one rounding in the accumulator costs an output, relative to its precision: scores
-        that had to be computed are themselves rounded, those that are given only subtracted."""
-        s, m, _, _ = self.exact_rows()
+        """What roundings in the accumulator cost an output, in units of its precision. Scores that
+        are given are only subtracted from one another; those that are computed are rounded, and
+        their terms may cancel."""
+        s, terms, m, exps, total = self.exact_rows()
         reference = _finite(self.exact(kind))
-        if kind == "logsumexp":
-            return 1 + reference + _finite(m)
         computed = self.scale != 1 or self.row_scale is not None or self.bias is not None
-        cost = 1 + (_finite(s) + _finite(m) if computed else _finite(s - m))
+        inherited = (_finite(exps / total) * terms).sum(-1, keepdims=True) if computed else 0
+        if kind == "logsumexp":
+            return 1 + reference + _finite(m) + inherited
+        cost = 1 + _finite(s - m) + (terms + inherited if computed else 0)
         return reference * cost if kind == "softmax" else reference + cost
 
     # ---- as plain PyTorch does

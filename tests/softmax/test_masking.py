@@ -91,7 +91,7 @@ def test_what_is_excluded_has_no_influence(algorithm, n, dtype, device):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", [1, 7, 64, 1000, 70_001])
+@pytest.mark.parametrize("n", [1, 7, 64, 1000, 10_001])
 @pytest.mark.parametrize("how", ["mask", "lengths", "-inf", "bias", "mask and -inf"])
 @pytest.mark.parametrize("dim", [-1, 0])
 def test_masked_rows(dim, how, n, dtype, device):
@@ -129,10 +129,11 @@ def test_masked_rows(dim, how, n, dtype, device):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
-@pytest.mark.parametrize("n", [1, 17, 64, 130, 2050, 70_001])
+@pytest.mark.parametrize("n", [1, 17, 64, 130, 2050, 20_001])
 def test_lengths(n, index, dtype, device):
-    x = randn(19, n, dtype=dtype, device=device, spread=3)
-    lengths = integers(0, n, 19, dtype=index, device=device)
+    rows = max(3, min(19, 8000 // n))
+    x = randn(rows, n, dtype=dtype, device=device, spread=3)
+    lengths = integers(0, n, rows, dtype=index, device=device)
     lengths[0], lengths[1], lengths[-1] = n, 1, 0
     check_all_kinds(Problem(x=x, lengths=lengths))
     check_all_kinds(Problem(x=x, lengths=lengths[:, None], zero_masked_rows=True))
@@ -161,7 +162,7 @@ def test_lengths_count_in_row_major_order(dim, layout, device):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("causal", [1, 2])
 @pytest.mark.parametrize(
-    "queries, keys", [(1, 1), (7, 7), (33, 70), (70, 33), (1, 65), (65, 1), (300, 300)]
+    "queries, keys", [(1, 1), (7, 7), (33, 70), (70, 33), (1, 65), (65, 1), (130, 130)]
 )
 def test_causal(queries, keys, causal, dtype, device):
     x = randn(3, queries, keys, dtype=dtype, device=device, spread=3)
