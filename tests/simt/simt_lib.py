@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,3 +18,8 @@ def library_path(name: str) -> Path:
     if os.environ.get("FASTOPS_REQUIRE_SIMT") == "1":
         raise RuntimeError(message)
     raise FileNotFoundError(message)
+
+
+def build_folder() -> Path:
+    """Where CMake built them."""
+    return ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
