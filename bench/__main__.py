@@ -125,7 +125,8 @@ class Runner:
         if case.device == "cpu":
             torch.set_num_threads(case.threads)
         work = family.prepare(case, self.pool, self.selection.peers)
-        times = measure(work.calls, case.device, effort, cold=not case.warm)
+        device = "cpu" if work.host else case.device
+        times = measure(work.calls, device, effort, cold=not case.warm)
         same = (case.op, case.dtype, case.shape, case.dim, case.variant)
         if same not in self._accuracy:  # results do not depend on the thread count
             self._accuracy[same] = work.verify()

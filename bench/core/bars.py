@@ -67,12 +67,6 @@ class Bar:
             return not self.at_most
         return value > limit if self.at_most else value < limit
 
-    def misses(self, result: Result) -> bool:
-        """Whether this result alone is on the wrong side of either limit."""
-        value = self.metric(result) if self.where(result) else None
-        limit = self.each if self.each is not None else self.mean
-        return value is not None and self.missed(value, limit)
-
 
 @dataclass(frozen=True)
 class Verdict:

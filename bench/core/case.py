@@ -69,6 +69,7 @@ class Workload:
     traffic: int  # bytes that must move: every input once, every output once
     verify: Callable[[], Accuracy]
     notes: dict[str, str] = field(default_factory=dict)  # what a peer does, or why it is missing
+    host: bool = False  # the host's time counts, not the device's
 
 
 @dataclass(frozen=True)

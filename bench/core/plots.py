@@ -177,8 +177,10 @@ def _heat(axes: Axes, rows: HeatRows) -> None:
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             dark = abs(np.log2(value)) > 0.6 * HEAT_LIMIT
-            axes.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=8,
-                      color="white" if dark else "black")  # fmt: skip
+            text = f"{value:.2f}" if value < 2 else f"{value:.1f}"
+            colour = "white" if dark else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_facecolor("#eeeeee")  # not measured
     axes.set_xticks(range(len(sizes)), [size(n) for n in sizes])
     axes.set_yticks(range(len(rows)), list(rows))
     axes.tick_params(length=0)

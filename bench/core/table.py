@@ -57,6 +57,7 @@ class Printer:
             TextColumn("{task.description}"),
             console=console,
             transient=True,
+            auto_refresh=False,  # a thread that draws would disturb what is timed
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=total)
@@ -69,7 +70,7 @@ class Printer:
         self._progress.stop()
 
     def begin(self, key: str) -> None:
-        self._progress.update(self._task, description=key)
+        self._progress.update(self._task, description=key, refresh=True)
 
     def show(self, result: Result, suite: str) -> None:
         case = result.case

@@ -243,6 +243,7 @@ def _overhead_workload(case: Case, i: Inputs) -> Workload:
         {name: [call] for name, call in calls.items()},
         _traffic(op, i),
         partial(_accuracy, case, op, i, checked),
+        host=True,
     )
 
 

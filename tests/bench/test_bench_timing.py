@@ -5,6 +5,7 @@ import time
 from itertools import pairwise
 
 import pytest
+import torch
 
 from bench.core.timing import Effort, Stats, measure
 
@@ -69,3 +70,59 @@ def test_collector_comes_back_after_an_error():
     with pytest.raises(ZeroDivisionError):
         measure({"a": [lambda: 1 / 0]}, "cpu", Effort(), cold=False)
     assert gc.isenabled()
+
+
+class FakeGpu:
+    """Enough of torch.cuda to time calls: a clock that each call moves on."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        self.flushed = []
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = gpu.now
+
+            def elapsed_time(self, end):
+                return end.at - self.at
+
+        class Flush:
+            def __init__(self, size):
+                self.size = size
+
+            def zero_(self):
+                gpu.flushed.append(self.size)
+                gpu.now += 10
+
+        class Properties:
+            L2_cache_size = 1000
+
+        for name, fake in {
+            "Event": Event,
+            "synchronize": lambda: None,
+            "_sleep": lambda cycles: None,
+            "current_device": lambda: 0,
+            "get_device_properties": lambda device: Properties,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch, "empty", lambda size, dtype, device: Flush(size))
+
+    def call(self, milliseconds):
+        def work():
+            self.now += milliseconds
+
+        return work
+
+
+@pytest.mark.parametrize(("cold", "flushed"), [(True, 2000), (False, 1)])
+def test_cuda_times_are_between_the_events_and_leave_the_flush_out(monkeypatch, cold, flushed):
+    gpu = FakeGpu(monkeypatch)
+    calls = {"a": [gpu.call(1.0), gpu.call(3.0)], "b": [gpu.call(5.0)] * 2}
+    stats = measure(calls, "cuda", Effort(0, min_rounds=40), cold)
+    assert stats["b"] == Stats(5e-3, 5e-3, 5e-3, 40)
+    assert (stats["a"].q1, stats["a"].q3) == (1e-3, 3e-3)  # both buffer sets were used
+    assert set(gpu.flushed) == {flushed}

@@ -29,7 +29,7 @@ def op(name: str) -> Callable[..., Any]:
     return getattr(torch.ops.fastops, name)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Problem:
     """The arguments of a softmax op, in the op's own terms."""
 
@@ -43,6 +43,11 @@ class Problem:
     row_scale: Tensor | None = None
     zero_masked_rows: bool = False
     dtype: torch.dtype | None = None
+
+    def __repr__(self) -> str:
+        """Short enough for the report of a failure."""
+        shown = {name: _show(value) for name, value in vars(self).items() if value is not None}
+        return f"Problem({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     # ---- the op's arguments
 
@@ -117,6 +122,7 @@ class Problem:
 
     # ---- exactly
 
+    @np.errstate(all="ignore")
     def exact_scores(self) -> np.ndarray:
         dtype = exact_dtype(self.acc)
         s = exact(self.rows(self.x), dtype) * dtype(self.scale)
@@ -126,6 +132,7 @@ class Problem:
             s = s + exact(self.rows(self.bias), dtype)
         return np.where(self.takes_part().cpu().numpy(), s, -np.inf)
 
+    @np.errstate(all="ignore")
     def exact(self, kind: str) -> np.ndarray:
         """softmax or log_softmax (rows, n), or logsumexp (rows, 1), before rounding."""
         s = self.exact_scores()
@@ -142,6 +149,7 @@ class Problem:
         out = np.where(np.isnan(total), np.nan, out)
         return np.where(empty, nothing if self.zero_masked_rows else np.nan, out)
 
+    @np.errstate(all="ignore")
     def size(self, kind: str) -> np.ndarray:
         """What one rounding in the accumulator costs an output, relative to its precision: scores
         that had to be computed are themselves rounded, those that are given only subtracted."""
@@ -196,6 +204,17 @@ class Problem:
         self.check(kind, out)
         self.check_lse(lse)
         return out, lse
+
+
+def _show(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return str(value)
+    first = ", ".join(f"{v:g}" for v in value.flatten()[:6].tolist())
+    more = ", ..." if value.numel() > 6 else ""
+    return (
+        f"<{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} strides {value.stride()} "
+        f"offset {value.storage_offset()}: {first}{more}>"
+    )
 
 
 def _finite(a: np.ndarray) -> np.ndarray:
