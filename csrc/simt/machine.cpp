@@ -75,7 +75,8 @@ Config& config() {
     if (is("FASTOPS_SIMT_ORDER", "descending")) c.order = Order::descending;
     if (is("FASTOPS_SIMT_ORDER", "random")) c.order = Order::random;
     if (is("FASTOPS_SIMT_ASYNC", "early")) c.async = Async::early;
-    if (const char* text = std::getenv("FASTOPS_SIMT_SEED")) c.seed = std::strtoull(text, nullptr, 10);
+    if (const char* text = std::getenv("FASTOPS_SIMT_SEED"))
+      c.seed = std::strtoull(text, nullptr, 10);
     return c;
   }();
   return instance;
@@ -118,7 +119,8 @@ void Machine::run(const Grid& wanted, void (*entry)(const void*), const void* co
   auto reject = [&](const char* why) {
     throw std::runtime_error(std::string("simt: launch of ") + grid.name + ": " + why);
   };
-  if (block_threads == 0 || block_threads > kMaxBlockThreads) reject("not 1 to 1024 threads per block");
+  if (block_threads == 0 || block_threads > kMaxBlockThreads)
+    reject("not 1 to 1024 threads per block");
   if (blocks_total == 0) reject("an empty grid");
   if (grid.grid.x > 0x7fffffffu || grid.grid.y > 65535 || grid.grid.z > 65535)
     reject("the grid exceeds 2^31-1, 65535, 65535");
@@ -295,8 +297,8 @@ void Machine::check_site(const Thread& a, const Thread& b, Check check) {
     return;
   std::ostringstream text;
   text << "meets " << name(a.wait) << " (mask 0x" << std::hex << a.mask << std::dec << ")\n    at "
-       << source_of(a.code) << "\n  while " << describe(b) << " is in " << name(b.wait) << " (mask 0x"
-       << std::hex << b.mask << std::dec << ")\n    at " << source_of(b.code);
+       << source_of(a.code) << "\n  while " << describe(b) << " is in " << name(b.wait)
+       << " (mask 0x" << std::hex << b.mask << std::dec << ")\n    at " << source_of(b.code);
   fail(check, text.str());
 }
 
@@ -382,12 +384,13 @@ void Machine::settle_after_exit(Thread& t) {
   if (block.live > 0 && block.arrived == block.live) finish_barrier(block);
   if (block.live == 0) {
     for (size_t i = 0; i < block.visits.size(); ++i) {
-      const bool over = block.cluster_waits > 0 &&
-                        cluster_clocks_[block.cluster_waits % 2][i] >= block.visits[i];
+      const bool over =
+          block.cluster_waits > 0 && cluster_clocks_[block.cluster_waits % 2][i] >= block.visits[i];
       if (block.visits[i] > 0 && !over)
-        fail(Check::cluster_protocol, "is the last of its block to exit, without a cluster barrier "
-                                      "since " + describe(*threads[i]) +
-                                          " used the block's shared memory");
+        fail(Check::cluster_protocol,
+             "is the last of its block to exit, without a cluster barrier "
+             "since " +
+                 describe(*threads[i]) + " used the block's shared memory");
     }
   }
   if (cluster_blocks > 1 && t.cluster_arrivals == cluster_phases_) {
@@ -423,7 +426,8 @@ void Machine::cluster_arrive(const void* return_address) {
   if (t.cluster_arrivals != t.cluster_waits)
     fail(Check::cluster_protocol, "arrives twice at the cluster barrier without waiting\n    at " +
                                       source_of(code_offset(return_address)));
-  if (cluster_blocks == 1) cluster_clocks_[0].resize(thread_count), cluster_clocks_[1].resize(thread_count);
+  if (cluster_blocks == 1)
+    cluster_clocks_[0].resize(thread_count), cluster_clocks_[1].resize(thread_count);
   ++t.cluster_arrivals;
   cluster_clocks_[t.cluster_arrivals % 2][t.id] = t.clock++;
   ++cluster_arrived_;
@@ -434,8 +438,8 @@ void Machine::cluster_wait(const void* return_address) {
   Thread& t = *self;
   t.code = code_offset(return_address);
   if (t.cluster_arrivals != t.cluster_waits + 1)
-    fail(Check::cluster_protocol, "waits at the cluster barrier without having arrived\n    at " +
-                                      source_of(t.code));
+    fail(Check::cluster_protocol,
+         "waits at the cluster barrier without having arrived\n    at " + source_of(t.code));
   if (cluster_phases_ < t.cluster_arrivals) {
     t.wait = Wait::cluster;
     t.warp->ready &= ~bit(t.lane);
@@ -474,8 +478,8 @@ std::string Machine::describe(const Thread& t) const {
 std::string Machine::describe_cluster(uint32_t earlier) const {
   const uint3 at = block_at(order_[earlier - first_group] * cluster_blocks);
   std::ostringstream text;
-  text << (cluster_blocks > 1 ? "the cluster of block (" : "block (") << at.x << ", " << at.y << ", "
-       << at.z << ")";
+  text << (cluster_blocks > 1 ? "the cluster of block (" : "block (") << at.x << ", " << at.y
+       << ", " << at.z << ")";
   return text.str();
 }
 

@@ -49,8 +49,8 @@ Module find_module() {
 }
 
 void* map_zero(size_t bytes) {
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                 -1, 0);
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   return p;
 }
@@ -119,8 +119,7 @@ void Memory::switch_block(const Block* from, const Block* to) {
   if (static_begin_ >= static_end_) return;
   const size_t bytes = static_end_ - static_begin_;
   unsigned char* live = static_live_ + static_begin_;
-  if (from)
-    std::memcpy(&static_images_[from->rank * static_bytes_ + static_begin_], live, bytes);
+  if (from) std::memcpy(&static_images_[from->rank * static_bytes_ + static_begin_], live, bytes);
   std::memcpy(live, &static_images_[to->rank * static_bytes_ + static_begin_], bytes);
 }
 
@@ -137,7 +136,8 @@ bool Memory::locate_shared(uintptr_t p, size_t bytes, Touch touch, uint32_t code
     if (place.rank >= m.cluster_blocks || place.offset + bytes > m.grid.shared_bytes) {
       std::ostringstream text;
       text << verb(touch) << " " << bytes << " bytes at +" << place.offset
-           << " of dynamic shared memory, which has " << m.grid.shared_bytes << " bytes" << at(code);
+           << " of dynamic shared memory, which has " << m.grid.shared_bytes << " bytes"
+           << at(code);
       m.fail(Check::out_of_bounds, text.str());
     }
     place.cells = dynamic_cells_[place.rank].data() + place.offset;
@@ -227,8 +227,8 @@ bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place
   const bool writes = touch != Touch::read;
   if (writes && !(uint8_t(region->access) & uint8_t(Access::write))) {
     machine().fail(Check::write_to_const, std::string(verb(touch)) + " " +
-                                              element_name(*region, first) +
-                                              ", which is an input" + at(code));
+                                              element_name(*region, first) + ", which is an input" +
+                                              at(code));
   }
   if (region->access == Access::read) return false;  // nothing can race with reads alone
   if (!region->cells.data())
@@ -297,8 +297,8 @@ void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t c
   int slot = 1;
   for (int i = 0; i < 2; ++i) {
     const Stamp& r = cell.read[i];
-    const bool stale = r.group != m.group || r.thread == self->id ||
-                       m.ordered(*self, r.thread, r.clock);
+    const bool stale =
+        r.group != m.group || r.thread == self->id || m.ordered(*self, r.thread, r.clock);
     if (stale) {
       slot = i;
       break;
@@ -337,8 +337,8 @@ void Memory::copy_async(void* to, const void* from, size_t bytes, const void* re
 void Memory::land(const Copy& copy, const void* return_address) {
   if (config().async == Async::late) std::memcpy(copy.to, copy.from, copy.bytes);
   Place place;
-  locate(reinterpret_cast<uintptr_t>(copy.to), copy.bytes, Touch::land,
-         code_offset(return_address), place);
+  locate(reinterpret_cast<uintptr_t>(copy.to), copy.bytes, Touch::land, code_offset(return_address),
+         place);
   for (size_t i = 0; i < copy.bytes; ++i) {
     Stamp& w = place.cells[i].write;
     w.pending = false;
@@ -354,8 +354,10 @@ unsigned Memory::shared_address(const void* p, const void* return_address) {
   if (in_dynamic / kSlotBytes == self->block->rank) return unsigned(in_dynamic % kSlotBytes);
   const size_t in_static = address - reinterpret_cast<uintptr_t>(static_live_);
   if (in_static < static_bytes_) return kStaticWindow + unsigned(in_static);
-  machine().fail(Check::out_of_bounds, "takes the shared address of something that is not in its "
-                                       "block's shared memory" + at(code_offset(return_address)));
+  machine().fail(Check::out_of_bounds,
+                 "takes the shared address of something that is not in its "
+                 "block's shared memory" +
+                     at(code_offset(return_address)));
 }
 
 void* Memory::from_shared_address(unsigned address, const void* return_address) {
@@ -364,12 +366,12 @@ void* Memory::from_shared_address(unsigned address, const void* return_address) 
   const unsigned offset = address & ((1u << kRankShift) - 1);
   Machine& m = machine();
   if (rank >= m.cluster_blocks)
-    m.fail(Check::out_of_bounds, "uses a shared address of no block of its cluster" +
-                                     at(code_offset(return_address)));
+    m.fail(Check::out_of_bounds,
+           "uses a shared address of no block of its cluster" + at(code_offset(return_address)));
   if (rank != self->block->rank) m.visit(m.blocks[rank], return_address);
   if (offset < kStaticWindow) return dynamic_shared(rank) + offset;
-  unsigned char* base = rank == self->block->rank ? static_live_
-                                                  : &static_images_[rank * static_bytes_];
+  unsigned char* base =
+      rank == self->block->rank ? static_live_ : &static_images_[rank * static_bytes_];
   return base + (offset - kStaticWindow);
 }
 
@@ -457,9 +459,8 @@ void Memory::require_written() const {
 std::string Memory::element_name(const Region& region, size_t element) const {
   std::vector<size_t> by_stride(region.sizes.size());
   for (size_t d = 0; d < by_stride.size(); ++d) by_stride[d] = d;
-  std::stable_sort(by_stride.begin(), by_stride.end(), [&](size_t a, size_t b) {
-    return region.strides[a] > region.strides[b];
-  });
+  std::stable_sort(by_stride.begin(), by_stride.end(),
+                   [&](size_t a, size_t b) { return region.strides[a] > region.strides[b]; });
   std::vector<int64_t> index(by_stride.size(), 0);
   int64_t rest = int64_t(element);
   for (size_t d : by_stride) {
@@ -495,7 +496,7 @@ void Memory::report_conflict(const Stamp& earlier, const char* kind, const char*
                              bool other_block) {
   Machine& m = machine();
   const bool async = earlier.pending;
-  const Check check = async ? Check::async_pending
+  const Check check = async                         ? Check::async_pending
                       : other_block && place.region ? Check::block_race
                                                     : Check::race;
   if (!m.findings.is_new(check, code, earlier.code)) return;

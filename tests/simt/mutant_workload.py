@@ -1,4 +1,4 @@
-"""Runs the ops of one emulated library; prints the first report. `python mutant_workload.py LIB`."""
+"""`python mutant_workload.py LIB`: runs the ops of an emulated library, prints its first report."""
 
 from __future__ import annotations
 

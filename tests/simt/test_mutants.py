@@ -33,7 +33,7 @@ EQUIVALENT: dict[str, str] = {}
 
 
 def mutants() -> dict[str, tuple[Path, int]]:
-    """"file:line statement" -> where."""
+    """ "file:line statement" -> where."""
     found = {}
     for folder in SOURCES:
         for path in sorted(folder.glob("*.cuh")):
