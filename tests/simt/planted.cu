@@ -103,6 +103,10 @@ __global__ void cluster_sum(const float* x, float* out) {
   if (threadIdx.x == 0) out[blockIdx.x] = total;
 }
 
+__global__ void only_sync(int rounds) {
+  for (int i = 0; i < rounds; ++i) __syncwarp();
+}
+
 // ---- Planted ---------------------------------------------------------------------------------
 
 __global__ void missing_barrier(const float* x, float* out) {
@@ -640,3 +644,6 @@ EXPORT const char* planted_run(int i, int order, int async, unsigned long long s
   }
   return report.c_str();
 }
+
+// For tests/simt/cost.py: 32 * rounds switches between fibers, each through __syncwarp.
+EXPORT void planted_switch(int rounds) { run(only_sync, 1, 32, 0, 1, rounds); }
