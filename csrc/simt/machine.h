@@ -19,6 +19,8 @@ inline constexpr int kMaxCluster = 16;
 enum class Wait : uint8_t { nothing, sync_warp, shuffle, vote, match, reduce, block, cluster };
 const char* name(Wait wait);
 
+inline uint32_t lane_bit(int lane) { return uint32_t{1} << lane; }
+
 struct Warp;
 struct Block;
 
