@@ -211,6 +211,7 @@ def _plain_out(x: Tensor, out: Any) -> bool:
         type(out) is Tensor
         and out.dtype == x.dtype
         and out.shape == x.shape
+        and out.device == x.device
         and x.is_contiguous()
         and out.is_contiguous()
         and not out.requires_grad
