@@ -70,8 +70,6 @@ foreach(arch IN LISTS archs)
   endif()
 endforeach()
 
-find_package(CUDAToolkit REQUIRED)
-
 # Object libraries: what runs everywhere, and what only sm_90 has.
 add_library(fastops_cuda_kernels OBJECT ${FASTOPS_CUDA_SOURCES})
 target_compile_options(fastops_cuda_kernels PRIVATE ${FASTOPS_GENCODE})
@@ -86,10 +84,11 @@ endif()
 
 add_library(libfastops_cuda SHARED ${FASTOPS_BINDINGS} ${FASTOPS_CUDA_OBJECTS})
 target_compile_definitions(libfastops_cuda PRIVATE FASTOPS_BACKEND_CUDA FASTOPS_DISPATCH_KEY=CUDA)
+target_link_libraries(libfastops_cuda PRIVATE fastops_torch)
 # The CUDA runtime is linked in, so that the library loads wherever torch does.
-target_link_libraries(libfastops_cuda PRIVATE fastops_torch CUDA::cudart_static)
 set_target_properties(libfastops_cuda PROPERTIES PREFIX "" SKIP_BUILD_RPATH ON
-                      LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY ${FASTOPS_OUTPUT})
+                      LINKER_LANGUAGE CXX CUDA_RUNTIME_LIBRARY Static
+                      LIBRARY_OUTPUT_DIRECTORY ${FASTOPS_OUTPUT})
 add_custom_command(
   TARGET libfastops_cuda POST_BUILD VERBATIM COMMAND_EXPAND_LISTS
   COMMAND ${FASTOPS_PTXAS_REPORT} merge ${FASTOPS_OUTPUT}/libfastops_cuda.ptxas.json

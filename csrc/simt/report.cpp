@@ -94,6 +94,8 @@ std::string source_of(uint32_t code) {
   return entry->second;
 }
 
+std::string at_line(uint32_t code) { return "\n    at " + source_of(code); }
+
 bool Findings::is_new(Check check, uint32_t code, uint32_t other) {
   if (texts_.size() >= kMost) return false;
   const bool seen = std::any_of(keys_.begin(), keys_.end(), [&](const Key& k) {

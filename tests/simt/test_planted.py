@@ -7,6 +7,7 @@ import itertools
 import re
 
 import pytest
+
 from tests.simt.simt_lib import library_path
 
 ORDERS = {"ascending": 0, "descending": 1, "random": 2}

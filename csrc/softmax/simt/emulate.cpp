@@ -34,8 +34,8 @@ class Operands {
  private:
   void add(const char* name, const Operand& operand, Access access, bool reduced) {
     if (!operand) return;
-    simt::Tensor tensor{name, operand.data, 0, size_of(operand.dtype), access,
-                        access == Access::write, {}, {}};
+    simt::Tensor tensor{
+        name, operand.data, 0, size_of(operand.dtype), access, access == Access::write, {}, {}};
     int64_t last = 0;
     auto walk = [&](int dims, const int64_t* sizes, const int64_t* strides) {
       for (int d = 0; d < dims; ++d) {
