@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import _checks as check
 from .. import _interop, _load
-from .autograd import accumulation_dtype, call_logsumexp, call_normalize
+from .autograd import call_logsumexp, call_normalize
+from .formulas import accumulation_dtype
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
