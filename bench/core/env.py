@@ -22,7 +22,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "date": lambda: datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_name,
         "isa": active_isa,
-        "cores": lambda: len(os.sched_getaffinity(0)),
+        "cores": cores,
         "caches": _caches,
         "memory_gib": lambda: round(
             os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
@@ -68,6 +68,13 @@ def active_isa() -> str:
     from fastops._lib import _native
 
     return _native.active_isa()
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cache_bytes(device: str) -> int:

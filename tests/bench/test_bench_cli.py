@@ -38,6 +38,27 @@ def test_a_tiny_run_writes_everything(tmp_path, capsys):
     assert "Bars" not in text  # bars are for full-size tensors
 
 
+def test_a_failing_peer_is_named_and_stops_nothing(monkeypatch, capsys):
+    def broken(case, inputs):
+        return lambda: 1 / 0
+
+    monkeypatch.setattr("bench.softmax.ops._copy", broken)
+    assert (
+        cli.main([*TINY, "--quick", "--op", "softmax", "--shapes", "vit", "--dtype", "fp32"]) == 0
+    )
+    text = capsys.readouterr().out
+    assert "copy in 1 cells: failed: ZeroDivisionError: division by zero" in text
+    assert "1 cells are right" in text
+
+
+def test_missing_peers_are_named(capsys):
+    command = [*TINY, "--quick", "--op", "softmax", "--shapes", "vit", "--dtype", "fp32"]
+    assert cli.main([*command, "--baseline", "triton"]) == 0
+    text = capsys.readouterr().out
+    assert "peer triton is missing: runs on a GPU only" in text
+    assert "/triton" not in text and "/copy" not in text
+
+
 def test_check_fails_on_a_wrong_result(monkeypatch, capsys):
     wrong = Accuracy(1.0, 1e-7, 6e-8)
     monkeypatch.setattr("bench.softmax.ops._accuracy", lambda *args: wrong)
