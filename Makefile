@@ -10,7 +10,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: bench test test-python test-isa test-native test-sanitize test-aarch64 test-wheel \
+.PHONY: bench test test-python test-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
         build build-bench lint format wheel clean
 
 PYTHON ?= python3
@@ -77,6 +77,12 @@ test-isa: build
 	  echo "== FASTOPS_CPU_ISA=$$isa"; \
 	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m isa tests/softmax || exit 1; \
 	done
+
+# The CUDA kernels, on the host (docs/simt.md). Needs NVIDIA's headers, which come with any nvcc.
+test-simt: $(VENV)/.test $(CUDA_DEPS)
+	$(CUDA_ENV) CMAKE_ARGS="-DFASTOPS_SIMT=ON" FASTOPS_CUDA=off $(PY) setup.py -q build_ext --inplace
+	FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 $(PY) -m pytest -n $(JOBS) tests/simt
+	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
 
 # AddressSanitizer and UBSan over the native tests.
 test-sanitize: $(VENV)/.build

@@ -31,6 +31,16 @@ set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -std=c++20")
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
 
+# Kernels are many and alike: compressed, the library is a sixth of its size.
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+  set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} --compress-mode=size")
+endif()
+# What ptxas says of each kernel lands beside the library, for tests and for fastops.info.
+find_package(Python REQUIRED COMPONENTS Interpreter)
+set(FASTOPS_PTXAS_REPORT ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/ptxas_report.py)
+set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -Xptxas=-v")
+set(CMAKE_CUDA_COMPILER_LAUNCHER ${FASTOPS_PTXAS_REPORT} compile ${CMAKE_CUDA_COMPILER_LAUNCHER})
+
 # TORCH_CUDA_ARCH_LIST's grammar: "8.0;9.0a+PTX", spaces allowed. Default: sm_80 code, which the
 # PTX also carries to newer GPUs, and sm_90a code.
 set(FASTOPS_CUDA_ARCHS "" CACHE STRING "CUDA architectures, as TORCH_CUDA_ARCH_LIST")
@@ -60,8 +70,6 @@ foreach(arch IN LISTS archs)
   endif()
 endforeach()
 
-find_package(CUDAToolkit REQUIRED)
-
 # Object libraries: what runs everywhere, and what only sm_90 has.
 add_library(fastops_cuda_kernels OBJECT ${FASTOPS_CUDA_SOURCES})
 target_compile_options(fastops_cuda_kernels PRIVATE ${FASTOPS_GENCODE})
@@ -76,7 +84,12 @@ endif()
 
 add_library(libfastops_cuda SHARED ${FASTOPS_BINDINGS} ${FASTOPS_CUDA_OBJECTS})
 target_compile_definitions(libfastops_cuda PRIVATE FASTOPS_BACKEND_CUDA FASTOPS_DISPATCH_KEY=CUDA)
+target_link_libraries(libfastops_cuda PRIVATE fastops_torch)
 # The CUDA runtime is linked in, so that the library loads wherever torch does.
-target_link_libraries(libfastops_cuda PRIVATE fastops_torch CUDA::cudart_static)
 set_target_properties(libfastops_cuda PROPERTIES PREFIX "" SKIP_BUILD_RPATH ON
-                      LINKER_LANGUAGE CXX LIBRARY_OUTPUT_DIRECTORY ${FASTOPS_OUTPUT})
+                      LINKER_LANGUAGE CXX CUDA_RUNTIME_LIBRARY Static
+                      LIBRARY_OUTPUT_DIRECTORY ${FASTOPS_OUTPUT})
+add_custom_command(
+  TARGET libfastops_cuda POST_BUILD VERBATIM COMMAND_EXPAND_LISTS
+  COMMAND ${FASTOPS_PTXAS_REPORT} merge ${FASTOPS_OUTPUT}/libfastops_cuda.ptxas.json
+          ${FASTOPS_CUDA_OBJECTS})

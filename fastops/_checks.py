@@ -114,20 +114,24 @@ def per_row(name: str, arg: str, t: Tensor, x: Tensor, dims: tuple[int, ...]) ->
         broadcasts(name, arg, t, rows, "one value per row,")
 
 
-def has_values(t: Tensor) -> bool:
-    """Whether t's values can be looked at without cost or surprise: a plain tensor on the CPU."""
+def is_plain(t: Tensor) -> bool:
+    """Whether t is memory and nothing else: not fake, being traced, or inside a transform."""
     return (
-        type(t) is Tensor
-        and t.device.type == "cpu"
+        type(t) in (Tensor, torch.nn.Parameter)
+        and t.device.type != "meta"
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(t)
-        and torch.utils._python_dispatch._get_current_dispatch_mode() is None
+        and not torch._C._len_torch_dispatch_stack()
     )
 
 
+def has_addresses(*tensors: Tensor) -> bool:
+    return all(is_plain(t) for t in tensors)
+
+
 def within(name: str, arg: str, t: Tensor, low: int, high: int) -> None:
-    """The values of t lie in [low, high], where they can be seen (see has_values)."""
-    if t.numel() == 0 or not has_values(t):
+    """The values of t lie in [low, high], where they can be seen without a wait."""
+    if t.numel() == 0 or t.device.type != "cpu" or not is_plain(t):
         return
     least, most = (int(v) for v in torch.aminmax(t))
     if least < low or most > high:

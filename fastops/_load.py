@@ -5,6 +5,7 @@ and the first call that needs the library raises it: what was built, what is her
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,10 +36,10 @@ def _describe_build() -> str:
     record = build_record()
     if not record:
         return "there is no build record"
-    cuda = record.get("cuda") or "no"
+    cuda = f"with CUDA {record['cuda']}" if record.get("cuda") else "without CUDA"
     return (
         f"built for {record.get('system', '?')} against torch {record.get('torch', '?')} "
-        f"(serves torch >= {'.'.join(map(str, MINIMUM_TORCH))}), with {cuda} CUDA"
+        f"(serves torch >= {'.'.join(map(str, MINIMUM_TORCH))}), {cuda}"
     )
 
 
@@ -63,8 +64,12 @@ def _try(key: str, library: str) -> None:
 
 
 def load() -> None:
-    """Loads what fits the torch at hand: CPU ops always, CUDA ops under a CUDA build of torch."""
-    _try("cpu", "libfastops.so")
+    """Loads what fits the torch at hand: CPU ops always, CUDA ops under a CUDA build of torch.
+
+    For tests, FASTOPS_SIMT=1 has the CUDA kernels serve CPU tensors, emulated (docs/simt.md).
+    """
+    simt = os.environ.get("FASTOPS_SIMT") == "1"
+    _try("cpu", "libfastops_simt.so" if simt else "libfastops.so")
     if "cpu" in problems:
         problems["cuda"] = problems["cpu"]
     elif torch.version.cuda is None:
@@ -93,6 +98,12 @@ def op(name: str, overload: str = "default") -> Callable:
         raise RuntimeError(f"fastops.{name}: not available: {problems['cpu']}")
 
     return unavailable
+
+
+def fast_op(name: str, overload: str = "default") -> Callable:
+    """The same without OpOverload's own layers: 0.3 us less a call, opaque to compilers."""
+    found = op(name, overload)
+    return getattr(found, "_op", found)
 
 
 load()

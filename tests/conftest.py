@@ -22,6 +22,12 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
+# pytest-xdist already runs a process per core: a thread pool in each would only make them wait for
+# one another. Tests of threading set the count themselves.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "isa: runs again under every FASTOPS_CPU_ISA")
     config.addinivalue_line("markers", "large: needs seconds or gigabytes; -m 'not large' skips it")

@@ -2,6 +2,7 @@
 // the benchmarks take as their roof.
 #include <pybind11/pybind11.h>
 
+#include "bindings/native_modules.h"
 #include "cpu/isa.h"
 #include "cpu/stream_copy.h"
 
@@ -37,4 +38,5 @@ PYBIND11_MODULE(_native, m) {
   m.def("active_isa", [] { return fastops::cpu::name(fastops::cpu::active_isa()); });
   m.def("stream_copy", &stream_copy, py::arg("dst"), py::arg("src"), py::arg("threads"),
         "Copies src to dst (buffers of one size) with non-temporal stores, past the cache.");
+  fastops::binding::add_softmax_plans(m);
 }

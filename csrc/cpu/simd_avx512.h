@@ -193,24 +193,6 @@ inline double hmax(VecF64 a) { return _mm512_reduce_max_pd(a.v); }
 
 inline void store_fence() { _mm_sfence(); }
 
-// ---- Pairs of vectors: 32 elements at a time --------------------------------------------------
-// bf16 pairs are kept as (even elements, odd elements): a shift and a mask widen them, and one
-// instruction rounds both on the way out.
-struct BF16Pairs {
-  static constexpr bool interleaved = true;
-  static void split(__m512i raw, VecF32& a, VecF32& b) {
-    a = _mm512_castsi512_ps(_mm512_slli_epi32(raw, 16));
-    b = _mm512_castsi512_ps(_mm512_and_si512(raw, _mm512_set1_epi32(int(0xffff0000u))));
-  }
-  static __m512i join(VecF32 a, VecF32 b) {
-    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,
-                                                       21, 6, 22, 7, 23, 8,  24, 9,  25, 10, 26,
-                                                       11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    return _mm512_permutexvar_epi16(_mm512_load_si512(order),
-                                    (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v));
-  }
-};
-
 // lane r of the result = the max (sum) over the lanes of rows[r].
 template <typename Op>
 inline VecF32 transpose_reduce(const VecF32* rows, Op op) {

@@ -42,12 +42,12 @@ struct Grid {
 
 // Runs `entry(context)` as every thread of the grid. [args, args + args_bytes) holds the kernel's
 // parameters, which every thread may read. Throws std::runtime_error with the reports, if any.
-void run_grid(const Grid& grid, void (*entry)(const void*), const void* context,
-              const void* args, size_t args_bytes);
+void run_grid(const Grid& grid, void (*entry)(const void*), const void* context, const void* args,
+              size_t args_bytes);
 
 template <typename... Params, typename... Args>
-void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block,
-            size_t shared_bytes, unsigned cluster, const Args&... args) {
+void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
+            unsigned cluster, const Args&... args) {
   using Tuple = std::tuple<std::remove_cv_t<Params>...>;
   struct Call {
     void (*kernel)(Params...);

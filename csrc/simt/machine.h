@@ -19,6 +19,8 @@ inline constexpr int kMaxCluster = 16;
 enum class Wait : uint8_t { nothing, sync_warp, shuffle, vote, match, reduce, block, cluster };
 const char* name(Wait wait);
 
+inline uint32_t lane_bit(int lane) { return uint32_t{1} << lane; }
+
 struct Warp;
 struct Block;
 
@@ -54,7 +56,7 @@ struct Thread {
 
 struct Warp {
   Thread* thread[kWarp] = {};
-  int number = 0;  // within the cluster
+  int number = 0;                             // within the cluster
   uint32_t ready = 0, waiting = 0, gone = 0;  // lanes; gone: exited or beyond the block
   // known[a][b]: lane a has synchronised with everything lane b did up to this time of b's.
   uint32_t known[kWarp][kWarp] = {};
@@ -64,10 +66,10 @@ struct Block {
   uint3 index{};
   unsigned rank = 0;  // in the cluster
   int threads = 0, live = 0, arrived = 0;
-  int count = 0, count_result = 0;   // of sync_block_count
-  uint32_t cluster_waits = 0;        // cluster phases some thread of the block has acquired
-  std::vector<uint32_t> known;       // per thread of the cluster: ordered by block barriers
-  std::vector<uint32_t> visits;      // per thread: its clock when it last reached in from outside
+  int count = 0, count_result = 0;  // of sync_block_count
+  uint32_t cluster_waits = 0;       // cluster phases some thread of the block has acquired
+  std::vector<uint32_t> known;      // per thread of the cluster: ordered by block barriers
+  std::vector<uint32_t> visits;     // per thread: its clock when it last reached in from outside
   std::vector<Thread*> members;
 };
 
@@ -99,8 +101,8 @@ class Machine {
   std::string describe_cluster(uint32_t group) const;  // of this launch
 
   Grid grid{};
-  uint32_t group = 0;          // number of the running cluster over the life of the process
-  uint32_t first_group = 0;    // of this launch
+  uint32_t group = 0;        // number of the running cluster over the life of the process
+  uint32_t first_group = 0;  // of this launch
   unsigned cluster_blocks = 1;
   std::vector<std::unique_ptr<Thread>> threads;  // of the cluster; [0, thread_count) in use
   size_t thread_count = 0;

@@ -49,8 +49,8 @@ Module find_module() {
 }
 
 void* map_zero(size_t bytes) {
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                 -1, 0);
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   return p;
 }
@@ -64,8 +64,6 @@ const char* verb(Touch touch) {
   }
   return "";
 }
-
-std::string at(uint32_t code) { return "\n    at " + source_of(code); }
 
 }  // namespace
 
@@ -119,8 +117,7 @@ void Memory::switch_block(const Block* from, const Block* to) {
   if (static_begin_ >= static_end_) return;
   const size_t bytes = static_end_ - static_begin_;
   unsigned char* live = static_live_ + static_begin_;
-  if (from)
-    std::memcpy(&static_images_[from->rank * static_bytes_ + static_begin_], live, bytes);
+  if (from) std::memcpy(&static_images_[from->rank * static_bytes_ + static_begin_], live, bytes);
   std::memcpy(live, &static_images_[to->rank * static_bytes_ + static_begin_], bytes);
 }
 
@@ -137,7 +134,8 @@ bool Memory::locate_shared(uintptr_t p, size_t bytes, Touch touch, uint32_t code
     if (place.rank >= m.cluster_blocks || place.offset + bytes > m.grid.shared_bytes) {
       std::ostringstream text;
       text << verb(touch) << " " << bytes << " bytes at +" << place.offset
-           << " of dynamic shared memory, which has " << m.grid.shared_bytes << " bytes" << at(code);
+           << " of dynamic shared memory, which has " << m.grid.shared_bytes << " bytes"
+           << at_line(code);
       m.fail(Check::out_of_bounds, text.str());
     }
     place.cells = dynamic_cells_[place.rank].data() + place.offset;
@@ -179,7 +177,7 @@ void Memory::outside(uintptr_t p, size_t bytes, Touch touch, uint32_t code) {
   for (size_t i = 0; i < m.thread_count; ++i) {
     const Thread& owner = *m.threads[i];
     if (p - reinterpret_cast<uintptr_t>(owner.stack) >= StackPool::kStackBytes) continue;
-    text << "of a local variable of " << m.describe(owner) << at(code);
+    text << "of a local variable of " << m.describe(owner) << at_line(code);
     m.fail(Check::foreign_stack, text.str());
   }
   const Region* nearest = nullptr;
@@ -198,7 +196,7 @@ void Memory::outside(uintptr_t p, size_t bytes, Touch touch, uint32_t code) {
   } else {
     text << "in no tensor of this launch";
   }
-  text << at(code);
+  text << at_line(code);
   m.fail(Check::out_of_bounds, text.str());
 }
 
@@ -220,15 +218,15 @@ bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place
       if (region->exists[e]) continue;
       std::ostringstream text;
       text << verb(touch) << " " << bytes << " bytes of " << region->name << " + " << e
-           << " elements, in a gap between its rows" << at(code);
+           << " elements, in a gap between its rows" << at_line(code);
       machine().fail(Check::out_of_bounds, text.str());
     }
   }
   const bool writes = touch != Touch::read;
   if (writes && !(uint8_t(region->access) & uint8_t(Access::write))) {
     machine().fail(Check::write_to_const, std::string(verb(touch)) + " " +
-                                              element_name(*region, first) +
-                                              ", which is an input" + at(code));
+                                              element_name(*region, first) + ", which is an input" +
+                                              at_line(code));
   }
   if (region->access == Access::read) return false;  // nothing can race with reads alone
   if (!region->cells.data())
@@ -251,7 +249,7 @@ void Memory::access(const void* address, size_t bytes, bool aligned, Touch touch
     Place place;
     if (locate(p & ~uintptr_t(bytes - 1), 1, Touch::read, code, place) || place.region)
       text << ", in " << describe(place);
-    machine().fail(Check::misaligned, text.str() + at(code));
+    machine().fail(Check::misaligned, text.str() + at_line(code));
   }
   Place place;
   if (!locate(p, bytes, touch, code, place)) return;
@@ -283,7 +281,7 @@ void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t c
                                     : cell.write.group == m.group;
   if (!written && m.findings.is_new(Check::uninitialised, code, 0)) {
     m.note(std::string(name(Check::uninitialised)) + ": " + m.describe(*self) + " reads " +
-           describe(place) + ", which nothing has written" + at(code));
+           describe(place) + ", which nothing has written" + at_line(code));
   }
   if (cell.write.pending && cell.write.group == m.group)
     report_conflict(cell.write, "async", "reads", "copies asynchronously to", place, bytes, code,
@@ -297,8 +295,8 @@ void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t c
   int slot = 1;
   for (int i = 0; i < 2; ++i) {
     const Stamp& r = cell.read[i];
-    const bool stale = r.group != m.group || r.thread == self->id ||
-                       m.ordered(*self, r.thread, r.clock);
+    const bool stale =
+        r.group != m.group || r.thread == self->id || m.ordered(*self, r.thread, r.clock);
     if (stale) {
       slot = i;
       break;
@@ -337,163 +335,13 @@ void Memory::copy_async(void* to, const void* from, size_t bytes, const void* re
 void Memory::land(const Copy& copy, const void* return_address) {
   if (config().async == Async::late) std::memcpy(copy.to, copy.from, copy.bytes);
   Place place;
-  locate(reinterpret_cast<uintptr_t>(copy.to), copy.bytes, Touch::land,
-         code_offset(return_address), place);
+  locate(reinterpret_cast<uintptr_t>(copy.to), copy.bytes, Touch::land, code_offset(return_address),
+         place);
   for (size_t i = 0; i < copy.bytes; ++i) {
     Stamp& w = place.cells[i].write;
     w.pending = false;
     w.clock = self->clock;
   }
-}
-
-// ---- Shared addresses ----------------------------------------------------------------------
-
-unsigned Memory::shared_address(const void* p, const void* return_address) {
-  const auto address = reinterpret_cast<uintptr_t>(p);
-  const size_t in_dynamic = address - reinterpret_cast<uintptr_t>(dynamic_);
-  if (in_dynamic / kSlotBytes == self->block->rank) return unsigned(in_dynamic % kSlotBytes);
-  const size_t in_static = address - reinterpret_cast<uintptr_t>(static_live_);
-  if (in_static < static_bytes_) return kStaticWindow + unsigned(in_static);
-  machine().fail(Check::out_of_bounds, "takes the shared address of something that is not in its "
-                                       "block's shared memory" + at(code_offset(return_address)));
-}
-
-void* Memory::from_shared_address(unsigned address, const void* return_address) {
-  const unsigned window = address >> kRankShift;
-  const unsigned rank = window == 0 ? self->block->rank : window - 1;
-  const unsigned offset = address & ((1u << kRankShift) - 1);
-  Machine& m = machine();
-  if (rank >= m.cluster_blocks)
-    m.fail(Check::out_of_bounds, "uses a shared address of no block of its cluster" +
-                                     at(code_offset(return_address)));
-  if (rank != self->block->rank) m.visit(m.blocks[rank], return_address);
-  if (offset < kStaticWindow) return dynamic_shared(rank) + offset;
-  unsigned char* base = rank == self->block->rank ? static_live_
-                                                  : &static_images_[rank * static_bytes_];
-  return base + (offset - kStaticWindow);
-}
-
-unsigned Memory::map_shared(unsigned address, unsigned rank, const void* return_address) {
-  if (rank >= machine().cluster_blocks)
-    machine().fail(Check::cluster_protocol,
-                   "maps a shared address to block " + std::to_string(rank) + " of a cluster of " +
-                       std::to_string(machine().cluster_blocks) + at(code_offset(return_address)));
-  return (address & ((1u << kRankShift) - 1)) | (rank + 1) << kRankShift;
-}
-
-// ---- Tensors -------------------------------------------------------------------------------
-
-void Memory::add(const Tensor& tensor) {
-  auto region = std::make_unique<Region>();
-  region->name = tensor.name;
-  region->begin = reinterpret_cast<uintptr_t>(tensor.data);
-  region->end = region->begin + tensor.bytes;
-  region->access = tensor.access;
-  region->element_bytes = tensor.element_bytes;
-  region->sizes = tensor.sizes;
-  region->strides = tensor.strides;
-  const size_t span = tensor.bytes / tensor.element_bytes;
-  size_t distinct = 1;
-  for (size_t d = 0; d < tensor.sizes.size(); ++d)
-    if (tensor.strides[d] != 0) distinct *= size_t(tensor.sizes[d]);
-  if (!tensor.sizes.empty() && distinct < span) {
-    region->exists.assign(span, false);
-    std::vector<int64_t> index(tensor.sizes.size(), 0);
-    for (size_t i = 0; i < distinct; ++i) {
-      int64_t offset = 0;
-      for (size_t d = 0; d < index.size(); ++d) offset += index[d] * tensor.strides[d];
-      region->exists[size_t(offset)] = true;
-      for (size_t d = index.size(); d-- > 0;) {
-        if (tensor.strides[d] == 0) continue;
-        if (++index[d] < tensor.sizes[d]) break;
-        index[d] = 0;
-      }
-    }
-  }
-  for (size_t i = 0; i < regions_.size();) {
-    Region& other = *regions_[i];
-    if (other.begin >= region->end || region->begin >= other.end) {
-      ++i;
-      continue;
-    }
-    const bool same = other.begin == region->begin && other.end == region->end &&
-                      other.element_bytes == region->element_bytes;
-    if (same) {
-      for (size_t e = 0; e < region->exists.size() && !other.exists.empty(); ++e)
-        region->exists[e] = region->exists[e] || other.exists[e];
-      if (other.exists.empty()) region->exists.clear();
-    } else {
-      region->exists.clear();
-      region->sizes.clear();
-      region->element_bytes = std::min(region->element_bytes, other.element_bytes);
-    }
-    region->name = other.name + "/" + region->name;
-    region->begin = std::min(region->begin, other.begin);
-    region->end = std::max(region->end, other.end);
-    region->access = Access(uint8_t(region->access) | uint8_t(other.access));
-    regions_.erase(regions_.begin() + ptrdiff_t(i));
-  }
-  regions_.push_back(std::move(region));
-  last_ = nullptr;
-}
-
-// "x[3, 17]", by greedy division with the strides; "x + 401 elements" where that is ambiguous.
-std::string Memory::element_name(const Region& region, size_t element) const {
-  std::vector<size_t> by_stride(region.sizes.size());
-  for (size_t d = 0; d < by_stride.size(); ++d) by_stride[d] = d;
-  std::stable_sort(by_stride.begin(), by_stride.end(), [&](size_t a, size_t b) {
-    return region.strides[a] > region.strides[b];
-  });
-  std::vector<int64_t> index(by_stride.size(), 0);
-  int64_t rest = int64_t(element);
-  for (size_t d : by_stride) {
-    if (region.strides[d] == 0) continue;
-    index[d] = std::min(rest / region.strides[d], region.sizes[d] - 1);
-    rest -= index[d] * region.strides[d];
-  }
-  std::ostringstream text;
-  if (rest != 0 || index.empty()) {
-    text << region.name << " + " << element << " elements";
-    return text.str();
-  }
-  text << region.name << "[";
-  for (size_t d = 0; d < index.size(); ++d) {
-    if (d) text << ", ";
-    if (region.strides[d] == 0) text << ":";
-    else text << index[d];
-  }
-  text << "] (element " << element << ")";
-  return text.str();
-}
-
-std::string Memory::describe(const Place& place) const {
-  if (place.region) return element_name(*place.region, place.offset);
-  std::ostringstream text;
-  text << (place.is_static ? "static" : "dynamic") << " shared memory + " << place.offset;
-  if (machine().cluster_blocks > 1) text << " of cluster rank " << place.rank;
-  return text.str();
-}
-
-void Memory::report_conflict(const Stamp& earlier, const char* kind, const char* now,
-                             const char* then, const Place& place, size_t bytes, uint32_t code,
-                             bool other_block) {
-  Machine& m = machine();
-  const bool async = earlier.pending;
-  const Check check = async ? Check::async_pending
-                      : other_block && place.region ? Check::block_race
-                                                    : Check::race;
-  if (!m.findings.is_new(check, code, earlier.code)) return;
-  std::ostringstream text;
-  text << name(check);
-  if (!async) text << " (" << kind << ")";
-  text << ": " << m.describe(*self) << " " << now << " " << describe(place) << " (an access of "
-       << bytes << " bytes)" << at(code) << "\n  ";
-  if (earlier.group == m.group) text << m.describe(*m.threads[earlier.thread]);
-  else text << "a thread of " << m.describe_cluster(earlier.group);
-  text << " " << then << " it"
-       << (async ? ", and no wait has made it land" : ", and nothing orders the two")
-       << at(earlier.code);
-  m.note(text.str());
 }
 
 }  // namespace simt

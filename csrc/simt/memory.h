@@ -32,7 +32,9 @@ class Cells {
  public:
   Cells() = default;
   explicit Cells(size_t count);
-  Cells(Cells&& other) noexcept : data_(other.data_), count_(other.count_) { other.data_ = nullptr; }
+  Cells(Cells&& other) noexcept : data_(other.data_), count_(other.count_) {
+    other.data_ = nullptr;
+  }
   Cells& operator=(Cells&& other) noexcept;
   ~Cells();
   Cell* data() const { return data_; }
@@ -46,6 +48,7 @@ struct Region {
   std::string name;
   uintptr_t begin = 0, end = 0;
   Access access = Access::read;
+  bool must_be_written = false;
   size_t element_bytes = 1;
   std::vector<int64_t> sizes, strides;
   std::vector<bool> exists;  // per element; empty: all do
@@ -71,7 +74,7 @@ class Memory {
   unsigned map_shared(unsigned address, unsigned rank, const void* return_address);
 
   void add(const Tensor& tensor);
-  size_t scope() const { return regions_.size(); }
+  void require_written() const;
   void end_scope() { regions_.clear(); }
 
  private:
@@ -106,10 +109,10 @@ class Memory {
   uintptr_t image_begin_ = 0, image_end_ = 0;  // this module's code and constants
   unsigned char* dynamic_ = nullptr;           // kMaxCluster slots
   Cells dynamic_cells_[kMaxCluster];
-  unsigned char* static_live_ = nullptr;       // the thread-local segment
+  unsigned char* static_live_ = nullptr;  // the thread-local segment
   size_t static_bytes_ = 0;
-  size_t static_begin_ = 0, static_end_ = 0;   // the part of it this launch has touched
-  std::vector<unsigned char> static_images_;   // of blocks that are not running
+  size_t static_begin_ = 0, static_end_ = 0;  // the part of it this launch has touched
+  std::vector<unsigned char> static_images_;  // of blocks that are not running
   Cells static_cells_[kMaxCluster];
 };
 

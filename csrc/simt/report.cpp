@@ -68,6 +68,7 @@ const char* name(Check check) {
     case Check::write_to_const: return "write-to-const";
     case Check::race: return "race";
     case Check::block_race: return "block-race";
+    case Check::unwritten: return "unwritten";
     case Check::async_pending: return "async-pending";
     case Check::foreign_stack: return "foreign-stack";
     case Check::divergent_collective: return "divergent-collective";
@@ -92,6 +93,8 @@ std::string source_of(uint32_t code) {
   if (fresh) entry->second = look_up(code);
   return entry->second;
 }
+
+std::string at_line(uint32_t code) { return "\n    at " + source_of(code); }
 
 bool Findings::is_new(Check check, uint32_t code, uint32_t other) {
   if (texts_.size() >= kMost) return false;

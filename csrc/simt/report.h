@@ -14,6 +14,7 @@ enum class Check {
   write_to_const,
   race,
   block_race,
+  unwritten,
   async_pending,
   foreign_stack,
   divergent_collective,
@@ -30,6 +31,7 @@ const char* name(Check check);
 // inlined callers. Needs addr2line (binutils); without it the bare offset.
 uint32_t code_offset(const void* return_address);
 std::string source_of(uint32_t code);
+std::string at_line(uint32_t code);  // source_of as a line of a report
 
 // The findings of one launch: kept once per kind and pair of source lines, in order of appearance.
 class Findings {

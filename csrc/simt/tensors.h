@@ -17,6 +17,7 @@ struct Tensor {
   size_t bytes = 0;
   size_t element_bytes = 1;
   Access access = Access::read;
+  bool must_be_written = false;  // every element of it, see require_written
   std::vector<int64_t> sizes, strides;
 };
 
@@ -31,6 +32,8 @@ class Tensors {
   Tensors& operator=(const Tensors&) = delete;
 
   void add(const Tensor& tensor);
+  // Throws if an element of a tensor that launches were to write has not been written.
+  void require_written() const;
 };
 
 }  // namespace simt

@@ -82,9 +82,9 @@ uint64_t shuffle(Shuffle mode, unsigned mask, uint64_t bits, int lane, int width
           const int source = shuffle_source(a, lane);
           if (!(lanes >> source & 1))
             machine().fail(Check::shuffle_source,
-                           "is in a shuffle in which lane " + std::to_string(lane) + " reads lane " +
-                               std::to_string(source) + ", which takes no part\n    at " +
-                               source_of(warp.thread[lane]->code));
+                           "is in a shuffle in which lane " + std::to_string(lane) +
+                               " reads lane " + std::to_string(source) + ", which takes no part" +
+                               at_line(warp.thread[lane]->code));
           a.result = static_cast<const ShuffleArgs*>(warp.thread[source]->args)->bits;
         }
       },
@@ -261,5 +261,6 @@ void cluster_wait() { machine().cluster_wait(SIMT_CALLER); }
 Tensors::Tensors() = default;
 Tensors::~Tensors() { memory().end_scope(); }
 void Tensors::add(const Tensor& tensor) { memory().add(tensor); }
+void Tensors::require_written() const { memory().require_written(); }
 
 }  // namespace simt

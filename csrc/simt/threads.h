@@ -98,10 +98,10 @@ SIMT_INLINE unsigned __match_any_sync(unsigned mask, T value) {
 }
 SIMT_INLINE unsigned __activemask() { return simt::active_mask(); }
 
-#define SIMT_REDUCE(name, kind)                                    \
-  template <typename T>                                            \
-  SIMT_INLINE T __reduce_##name##_sync(unsigned mask, T value) {   \
-    static_assert(sizeof(T) == 4 && std::is_integral_v<T>);        \
+#define SIMT_REDUCE(name, kind)                                       \
+  template <typename T>                                               \
+  SIMT_INLINE T __reduce_##name##_sync(unsigned mask, T value) {      \
+    static_assert(sizeof(T) == 4 && std::is_integral_v<T>);           \
     return T(simt::reduce(simt::Reduce::kind, mask, int64_t(value))); \
   }
 SIMT_REDUCE(add, add)
@@ -117,22 +117,22 @@ SIMT_INLINE void __threadfence_block() { simt::fence(); }
 
 // Atomics. Only one fiber runs at a time, so the update itself is plain; it is done where the
 // sanitizer does not look, because atomic_access has checked it already.
-#define SIMT_ATOMIC(name, expression)                                              \
-  template <typename T>                                                            \
-  SIMT_INLINE T name(T* p, std::type_identity_t<T> value) {                        \
-    simt::atomic_access(p, sizeof(T));                                             \
-    return [](T* at, T v) __attribute__((noinline, no_sanitize("thread"))) {       \
-      const T old = *at;                                                           \
-      *at = (expression);                                                          \
-      return old;                                                                  \
-    }(p, value);                                                                   \
+#define SIMT_ATOMIC(name, expression)                                        \
+  template <typename T>                                                      \
+  SIMT_INLINE T name(T* p, std::type_identity_t<T> value) {                  \
+    simt::atomic_access(p, sizeof(T));                                       \
+    return [](T* at, T v) __attribute__((noinline, no_sanitize("thread"))) { \
+      const T old = *at;                                                     \
+      *at = (expression);                                                    \
+      return old;                                                            \
+    }(p, value);                                                             \
   }
 SIMT_ATOMIC(atomicAdd, T(old + v))
 SIMT_ATOMIC(atomicSub, T(old - v))
 SIMT_ATOMIC(atomicMax, old < v ? v : old)
 SIMT_ATOMIC(atomicMin, v < old ? v : old)
 SIMT_ATOMIC(atomicExch, v)
-SIMT_ATOMIC(atomicAnd, T(old & v))
+SIMT_ATOMIC(atomicAnd, T(old& v))
 SIMT_ATOMIC(atomicOr, T(old | v))
 SIMT_ATOMIC(atomicXor, T(old ^ v))
 #undef SIMT_ATOMIC

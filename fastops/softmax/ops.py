@@ -1,45 +1,14 @@
-"""What torch needs to know of the softmax ops besides their kernels: fake (meta) kernels, autograd,
-autocast and vmap rules. The schemas are in csrc/bindings/library.cpp.
-
-Gradients, with ds the gradient of the scores s = x * scale * row_scale + bias:
-
-    softmax      ds = p * (dy - sum(p * dy) + dlse)           p = y
-    log_softmax  ds = dy - p * (sum(dy) - dlse)               p = exp(y)
-    logsumexp    ds = dlse * p                                p = exp(s - lse)
-
-and 0 where an element does not take part. The kernels compute these for first derivatives; where
-the backward pass is itself differentiated, the same formulas run in plain torch operations, which
-torch differentiates to any order.
-"""
-
-import math
-from functools import partial
-from typing import Any
+"""What torch needs to know of the softmax ops besides their kernels: fake (meta) kernels, autocast
+rules, and the registration of these with the autograd and vmap rules. Schemas are in
+csrc/bindings/library.cpp."""
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import _load
-from .reference import participation, per_row
-
-_CAUSAL = {0: False, 1: "upper_left", 2: "lower_right"}
-_below_autograd = torch._C._AutoDispatchBelowAutograd
-
-
-def accumulation_dtype(*dtypes: torch.dtype | None) -> torch.dtype:
-    """float64 where any of the dtypes is, else float32."""
-    return torch.float64 if torch.float64 in dtypes else torch.float32
-
-
-def _dims(x: Tensor, dim) -> tuple[int, ...]:
-    return tuple(sorted(d % max(x.ndim, 1) for d in dim))
-
-
-def _reduced(t: Tensor, dims: tuple[int, ...], keepdim: bool = True) -> Tensor:
-    return t.sum(dims, keepdim=keepdim) if t.ndim else t
-
+from . import autograd
+from .autograd import accumulation_dtype, dims_of
+from .vmap import vmap_rule
 
 # ---- Fake kernels: true shapes, strides and dtypes ----------------------------------------------
 
@@ -51,7 +20,7 @@ def _fake_like(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _fake_rows(x: Tensor, dim, keepdim: bool, dtype: torch.dtype) -> Tensor:
-    dims = _dims(x, dim)
+    dims = dims_of(x, dim)
     sizes = [1 if d in dims else size for d, size in enumerate(x.shape) if keepdim or d not in dims]
     return torch.empty(sizes, dtype=dtype, device=x.device)
 
@@ -90,358 +59,6 @@ def _fake_out_lse(*_, out, lse, **__):
     return out, lse
 
 
-# ---- Backward in torch operations, differentiable to any order ----------------------------------
-
-
-def _score_gradient(kind, grad, y, dims, valid, grad_lse, zero_masked_rows) -> Tensor:
-    """ds of softmax and log_softmax. `y` and `grad` are in the accumulation dtype."""
-    grad = torch.where(valid, grad, 0.0)
-    p = torch.where(valid, y if kind == "softmax" else y.exp(), 0.0)
-    inner = _reduced(p * grad if kind == "softmax" else grad, dims)
-    if grad_lse is not None:
-        inner = inner - per_row(grad_lse, y.ndim, dims)
-    if kind == "softmax":
-        ds = p * (grad - inner)
-    else:
-        ds = grad - p * inner
-        if zero_masked_rows:
-            valid = valid & ~_all_masked(y, dims)
-    return torch.where(valid, ds, 0.0)
-
-
-def _all_masked(y: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Rows of a log_softmax where no score is above -inf."""
-    masked = y == -math.inf
-    return masked.all(dims, keepdim=True) if y.ndim else masked
-
-
-def _to_x(ds: Tensor, scale: float, row_scale: Tensor | None, dims, dtype) -> Tensor:
-    if scale != 1.0:
-        ds = ds * scale
-    if row_scale is not None:
-        ds = ds * per_row(row_scale, ds.ndim, dims)
-    return ds.to(dtype)
-
-
-def _normalize_backward_formula(
-    kind, grad, y, dim, *, mask, lengths, causal, scale, row_scale, grad_lse, zero_masked_rows,
-    dtype,
-):  # fmt: skip
-    dims, result = _dims(y, dim), dtype or y.dtype
-    acc = accumulation_dtype(y.dtype, result)
-    valid = participation(y, dims, mask, lengths, _CAUSAL[causal])
-    ds = _score_gradient(kind, grad.to(acc), y.to(acc), dims, valid, grad_lse, zero_masked_rows)
-    return _to_x(ds, scale, row_scale, dims, result)
-
-
-def _logsumexp_score_gradient(
-    grad, x, lse, dims, *, mask, bias, lengths, causal, scale, row_scale
-) -> Tensor:
-    """ds of logsumexp, in lse's dtype."""
-    valid = participation(x, dims, mask, lengths, _CAUSAL[causal])
-    s = _to_x(torch.where(valid, x.to(lse.dtype), 0.0), scale, row_scale, dims, lse.dtype)
-    if bias is not None:
-        s = s + torch.where(valid, bias.to(lse.dtype), 0.0)
-    s = torch.where(valid, s - per_row(lse, x.ndim, dims), -math.inf)
-    return s.exp() * per_row(grad, x.ndim, dims)
-
-
-def _logsumexp_backward_formula(grad, x, lse, dim, *, scale, row_scale, dtype, **score):
-    dims = _dims(x, dim)
-    ds = _logsumexp_score_gradient(grad, x, lse, dims, scale=scale, row_scale=row_scale, **score)
-    return _to_x(ds, scale, row_scale, dims, dtype or x.dtype)
-
-
-# ---- Autograd -----------------------------------------------------------------------------------
-
-
-def _differentiated(*tensors: Tensor | None) -> bool:
-    """Whether a derivative of any of the tensors may be wanted, backward or forward."""
-    if forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-class _ScoreFunction(Function):
-    """What the two functions below share. Inputs of `apply` are (call, x, bias, row_scale, ...): the
-    tensors that can have a gradient are inputs 1, 2 and 3."""
-
-    @staticmethod
-    def save(ctx, tensors: dict[str, Tensor | None], x, bias, **attributes: Any) -> None:
-        ctx.names = tuple(tensors)
-        ctx.save_for_backward(*tensors.values())
-        ctx.save_for_forward(*tensors.values())
-        ctx.set_materialize_grads(False)
-        ctx.x_dtype = x.dtype
-        ctx.bias_like = None if bias is None else (bias.shape, bias.dtype)
-        for name, value in attributes.items():
-            setattr(ctx, name, value)
-
-    @staticmethod
-    def saved(ctx) -> dict[str, Tensor | None]:
-        return dict(zip(ctx.names, ctx.saved_tensors, strict=True))
-
-    @staticmethod
-    def input_gradients(ctx, ds, x, row_scale, dims):
-        """Gradients of x, bias and row_scale from ds, each where it is needed."""
-        need_x, need_bias, need_scale = ctx.needs_input_grad[1:4]
-        dx = dbias = dscale = None
-        if need_x:
-            dx = _to_x(ds, ctx.scale, row_scale, dims, ctx.x_dtype)
-        if need_bias:
-            shape, dtype = ctx.bias_like
-            dbias = ds.sum_to_size(shape).to(dtype)
-        if need_scale:
-            # An infinite x has probability 0 (or its whole row is NaN already): it adds nothing.
-            finite = torch.where(x.isfinite(), x, 0.0)
-            dscale = _reduced(ds * finite, dims, keepdim=row_scale.ndim == x.ndim) * ctx.scale
-            dscale = dscale.sum_to_size(row_scale.shape)
-        return dx, dbias, dscale
-
-    @staticmethod
-    def score_tangent(ctx, t, valid, dims, dx, dbias, dscale) -> Tensor:
-        """The tangent of the scores in the accumulation dtype, 0 where excluded."""
-        ds = torch.zeros((), dtype=ctx.acc, device=valid.device)
-        if dx is not None:
-            ds = ds + _to_x(dx.to(ctx.acc), ctx.scale, t["row_scale"], dims, ctx.acc)
-        if dscale is not None:
-            finite = torch.where(t["x"].isfinite(), t["x"], 0.0).to(ctx.acc)
-            ds = ds + _to_x(finite, ctx.scale, dscale, dims, ctx.acc)
-        if dbias is not None:
-            ds = ds + dbias.to(ctx.acc)
-        return torch.where(valid, ds, 0.0)
-
-
-class _Normalize(_ScoreFunction):
-    """softmax, log_softmax and their _lse forms."""
-
-    @staticmethod
-    def forward(ctx, call, x, bias, row_scale, kind, dim, kwargs):
-        with _below_autograd():
-            result = call(x, dim, bias=bias, row_scale=row_scale, **kwargs)
-        ctx.with_lse = isinstance(result, tuple)
-        y = result[0] if ctx.with_lse else result
-        tensors = {
-            "y": y,
-            "x": x if row_scale is not None else None,  # what the gradient of row_scale needs
-            "row_scale": row_scale,
-            "mask": kwargs["mask"],
-            "lengths": kwargs["lengths"],
-        }
-        _ScoreFunction.save(
-            ctx,
-            tensors,
-            x,
-            bias,
-            kind=kind,
-            dim=dim,
-            acc=accumulation_dtype(x.dtype, y.dtype),
-            causal=kwargs["causal"],
-            scale=kwargs["scale"],
-            zero_masked_rows=kwargs["zero_masked_rows"],
-        )
-        return result
-
-    @staticmethod
-    def backward(ctx, grad, grad_lse=None):
-        if grad is None and grad_lse is None:
-            return (None,) * 7
-        t = _ScoreFunction.saved(ctx)
-        y, dims = t["y"], _dims(t["y"], ctx.dim)
-        if grad is None:
-            grad = y.new_zeros(()).expand(y.shape)
-
-        def backward_op(scale, row_scale, dtype):
-            op = _backward_ops[ctx.kind]
-            return op(
-                grad,
-                y,
-                ctx.dim,
-                mask=t["mask"],
-                lengths=t["lengths"],
-                causal=ctx.causal,
-                scale=scale,
-                row_scale=row_scale,
-                grad_lse=grad_lse,
-                zero_masked_rows=ctx.zero_masked_rows,
-                dtype=dtype,
-            )
-
-        if any(ctx.needs_input_grad[2:4]):
-            ds = backward_op(1.0, None, ctx.acc)
-            gradients = _ScoreFunction.input_gradients(ctx, ds, t["x"], t["row_scale"], dims)
-        else:
-            gradients = (backward_op(ctx.scale, t["row_scale"], ctx.x_dtype), None, None)
-        return None, *gradients, None, None, None
-
-    @staticmethod
-    def jvp(ctx, _, dx, dbias, dscale, *__):
-        t = _ScoreFunction.saved(ctx)
-        y, dims = t["y"], _dims(t["y"], ctx.dim)
-        valid = participation(y, dims, t["mask"], t["lengths"], _CAUSAL[ctx.causal])
-        ds = _ScoreFunction.score_tangent(ctx, t, valid, dims, dx, dbias, dscale)
-        p = y.to(ctx.acc) if ctx.kind == "softmax" else y.to(ctx.acc).exp()
-        p = torch.where(valid, p, 0.0)
-        dlse = _reduced(p * ds, dims)
-        if ctx.kind == "softmax":
-            dy = p * (ds - dlse)
-        else:
-            if ctx.zero_masked_rows:
-                valid = valid & ~_all_masked(y, dims)
-            dy = torch.where(valid, ds - dlse, 0.0)
-        dy = dy.to(y.dtype)
-        return (dy, dlse.squeeze(dims) if y.ndim else dlse) if ctx.with_lse else dy
-
-
-class _LogSumExp(_ScoreFunction):
-    @staticmethod
-    def forward(ctx, call, x, bias, row_scale, dim, keepdim, kwargs):
-        with _below_autograd():
-            lse = call(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
-        tensors = {
-            "x": x,
-            "lse": lse,
-            "bias": bias,
-            "row_scale": row_scale,
-            "mask": kwargs["mask"],
-            "lengths": kwargs["lengths"],
-        }
-        _ScoreFunction.save(
-            ctx,
-            tensors,
-            x,
-            bias,
-            dim=dim,
-            acc=lse.dtype,
-            keepdim=keepdim,
-            causal=kwargs["causal"],
-            scale=kwargs["scale"],
-        )
-        return lse
-
-    @staticmethod
-    def score_args(ctx, t) -> dict[str, Any]:
-        score = {name: t[name] for name in ("mask", "bias", "lengths", "row_scale")}
-        return {**score, "causal": ctx.causal, "scale": ctx.scale}
-
-    @staticmethod
-    def backward(ctx, grad):
-        if grad is None:
-            return (None,) * 7
-        t = _ScoreFunction.saved(ctx)
-        x, lse, dims = t["x"], t["lse"], _dims(t["x"], ctx.dim)
-        score = _LogSumExp.score_args(ctx, t)
-        if any(ctx.needs_input_grad[2:4]):
-            ds = _logsumexp_score_gradient(grad, x, lse, dims, **score)
-            gradients = _ScoreFunction.input_gradients(ctx, ds, x, t["row_scale"], dims)
-        else:
-            gradients = (_backward_ops["logsumexp"](grad, x, lse, ctx.dim, **score), None, None)
-        return None, *gradients, None, None, None
-
-    @staticmethod
-    def jvp(ctx, _, dx, dbias, dscale, *__):
-        t = _ScoreFunction.saved(ctx)
-        x, lse, dims = t["x"], t["lse"], _dims(t["x"], ctx.dim)
-        valid = participation(x, dims, t["mask"], t["lengths"], _CAUSAL[ctx.causal])
-        ds = _ScoreFunction.score_tangent(ctx, t, valid, dims, dx, dbias, dscale)
-        one = torch.ones((), dtype=lse.dtype, device=lse.device).expand(lse.shape)
-        p = _logsumexp_score_gradient(one, x, lse, dims, **_LogSumExp.score_args(ctx, t))
-        return _reduced(p * ds, dims, ctx.keepdim)
-
-
-def _autograd_normalize(op, kind):
-    def kernel(
-        keyset, x, dim=(-1,), *, mask=None, bias=None, lengths=None, causal=0, scale=1.0,
-        row_scale=None, zero_masked_rows=False, dtype=None, algorithm=0,
-    ):  # fmt: skip
-        call = _redispatch(op, keyset)
-        kwargs = {
-            "mask": mask,
-            "lengths": lengths,
-            "causal": causal,
-            "scale": scale,
-            "zero_masked_rows": zero_masked_rows,
-            "dtype": dtype,
-            "algorithm": algorithm,
-        }
-        if _differentiated(x, bias, row_scale):
-            return _Normalize.apply(call, x, bias, row_scale, kind, dim, kwargs)
-        with _below_autograd():
-            return call(x, dim, bias=bias, row_scale=row_scale, **kwargs)
-
-    return kernel
-
-
-def _autograd_logsumexp(op):
-    def kernel(
-        keyset, x, dim=(-1,), keepdim=False, *, mask=None, bias=None, lengths=None, causal=0,
-        scale=1.0, row_scale=None, algorithm=0,
-    ):  # fmt: skip
-        call = _redispatch(op, keyset)
-        kwargs = {
-            "mask": mask,
-            "lengths": lengths,
-            "causal": causal,
-            "scale": scale,
-            "algorithm": algorithm,
-        }
-        if _differentiated(x, bias, row_scale):
-            return _LogSumExp.apply(call, x, bias, row_scale, dim, keepdim, kwargs)
-        with _below_autograd():
-            return call(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
-
-    return kernel
-
-
-def _autograd_normalize_backward(op, kind):
-    def kernel(
-        keyset, grad, y, dim=(-1,), *, mask=None, lengths=None, causal=0, scale=1.0,
-        row_scale=None, grad_lse=None, zero_masked_rows=False, dtype=None,
-    ):  # fmt: skip
-        kwargs = {
-            "mask": mask,
-            "lengths": lengths,
-            "causal": causal,
-            "scale": scale,
-            "row_scale": row_scale,
-            "grad_lse": grad_lse,
-            "zero_masked_rows": zero_masked_rows,
-            "dtype": dtype,
-        }
-        if _differentiated(grad, y, row_scale, grad_lse):
-            return _normalize_backward_formula(kind, grad, y, dim, **kwargs)
-        with _below_autograd():
-            return _redispatch(op, keyset)(grad, y, dim, **kwargs)
-
-    return kernel
-
-
-def _autograd_logsumexp_backward(op):
-    def kernel(
-        keyset, grad, x, lse, dim=(-1,), *, mask=None, bias=None, lengths=None, causal=0,
-        scale=1.0, row_scale=None, dtype=None,
-    ):  # fmt: skip
-        kwargs = {
-            "mask": mask,
-            "bias": bias,
-            "lengths": lengths,
-            "causal": causal,
-            "scale": scale,
-            "row_scale": row_scale,
-            "dtype": dtype,
-        }
-        if _differentiated(grad, x, lse, bias, row_scale):
-            return _logsumexp_backward_formula(grad, x, lse, dim, **kwargs)
-        with _below_autograd():
-            return _redispatch(op, keyset)(grad, x, lse, dim, **kwargs)
-
-    return kernel
-
-
-def _redispatch(op, keyset):
-    return partial(op.redispatch, keyset & torch._C._after_autograd_keyset)
-
-
 # ---- Autocast: as torch does, half inputs give float32 on CUDA and stay as they are on the CPU ---
 
 
@@ -455,120 +72,54 @@ def _autocast_cuda(op):
     return kernel
 
 
-def _autocast_plain(op):
-    full = _autocast_cuda(op)
-    return lambda x, dim: full(x, [dim])
+def _as_full(op):
+    return lambda x, dim: op(x, [dim])
 
 
 _AUTOCAST_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
-
-
-# ---- vmap: the batch becomes a leading row dim --------------------------------------------------
-
-# How an argument's shape relates to that of x; the others are not tensors.
-_FULL = {"x", "y"}  # x's shape
-_ROWS = {"lengths", "row_scale", "grad_lse", "lse"}  # one value per row
-_BROADCAST = {"mask", "bias"}
-
-
-def _vmap_rule(op, kind):
-    """The batching rule of a forward or backward op: one call on tensors with one more dim."""
-    arguments = op._schema.arguments
-    names = [argument.name for argument in arguments]
-    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    positional = [a.name for a in arguments if not a.kwarg_only]
-    rows = _ROWS | ({"grad"} if kind == "logsumexp" else set())
-    full = _FULL | (set() if kind == "logsumexp" else {"grad"})
-    main = "y" if "y" in names else "x"
-
-    def call(**values):
-        return op(*(values.pop(name) for name in positional), **values)
-
-    def rule(info, in_dims, *operands):
-        values = dict(zip(names, operands, strict=True))
-        batched = dict(zip(names, in_dims, strict=True))
-        rank = values[main].ndim - (batched[main] is not None)
-        several = isinstance(values["dim"], list | tuple)
-        dims = [d % max(rank, 1) for d in (values["dim"] if several else [values["dim"]])]
-        row_rank = max(rank - len(dims), 0)
-
-        for name, t in values.items():
-            if not isinstance(t, Tensor):
-                continue
-            own = t.ndim - (batched[name] is not None)
-            t = t.unsqueeze(0) if batched[name] is None else t.movedim(batched[name], 0)
-            if name in full:
-                t = t.expand(info.batch_size, *t.shape[1:])
-            elif name in _BROADCAST:
-                t = t.reshape(t.shape[0], *(1,) * (rank - own), *t.shape[1:])
-            elif own < rank:
-                t = t.reshape(t.shape[0], *(1,) * (row_rank - own), *t.shape[1:])
-            values[name] = t.unsqueeze(-1) if rank == 0 and name not in rows else t
-
-        values["dim"] = [d + 1 for d in dims] if several else dims[0] + 1
-        result = call(**values)
-        outputs = result if isinstance(result, tuple) else (result,)
-        if rank == 0:
-            outputs = tuple(t.reshape(info.batch_size) for t in outputs)
-        return (outputs, (0,) * len(outputs)) if isinstance(result, tuple) else (outputs[0], 0)
-
-    def kernel(*args, **kwargs):
-        from torch._functorch.autograd_function import custom_function_call_vmap_helper
-        from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
-
-        values = {**defaults, **dict(zip(positional, args, strict=False)), **kwargs}
-        return custom_function_call_vmap_helper(
-            retrieve_current_functorch_interpreter(),
-            rule,
-            lambda *operands: call(**dict(zip(names, operands, strict=True))),
-            *(values[name] for name in names),
-        )
-
-    return kernel
 
 
 # ---- Registration -------------------------------------------------------------------------------
 
 
 def _register(library: torch.library.Library) -> None:
-    def register(name, fake, autograd=None, autocast=False, kind=None):
+    def register(name, fake, derivative=None, autocast=False, kind=None):
         op = _load.op(*name.split(".", 1))
         torch.library.register_fake(f"fastops::{name}", fake, lib=library)
-        if autograd is not None:
-            library.impl(name, autograd, "Autograd", with_keyset=True)
+        if derivative is not None:
+            library.impl(name, derivative, "Autograd", with_keyset=True)
         if autocast:
             library.impl(name, _autocast_cuda(op), "AutocastCUDA")
         if kind is not None:
-            library.impl(name, _vmap_rule(op, kind), "FuncTorchBatched")
+            library.impl(name, vmap_rule(op, kind), "FuncTorchBatched")
 
     for kind in ("softmax", "log_softmax"):
         for name, fake, fake_out in (
             (kind, _fake_normalize, _fake_out),
             (f"{kind}_lse", _fake_normalize_lse, _fake_out_lse),
         ):
-            register(name, fake, _autograd_normalize(_load.op(name), kind), True, kind)
+            register(name, fake, autograd.normalize(_load.op(name), kind), True, kind)
             register(f"{name}.out", fake_out)
-        register(f"_{kind}", _fake_plain, kind=kind)
-        library.impl(f"_{kind}", _autocast_plain(_load.op(kind)), "AutocastCUDA")
+        # The plain op has no gradient and no rules of its own: a batch may hide that x wants one.
+        register(f"_{kind}", _fake_plain)
+        for key in ("FuncTorchBatched", "AutocastCUDA"):
+            library.impl(f"_{kind}", _as_full(_load.op(kind)), key)
         register(f"_{kind}.out", _fake_out)
 
         name = f"{kind}_backward"
-        _backward_ops[kind] = _load.op(name)
-        autograd = _autograd_normalize_backward(_load.op(name), kind)
-        register(name, _fake_backward, autograd, kind=kind)
+        derivative = autograd.normalize_backward(_load.op(name), kind)
+        register(name, _fake_backward, derivative, kind=kind)
         register(f"{name}.out", _fake_out)
 
     name = "logsumexp"  # its result is in the accumulation dtype already: nothing for autocast
-    register(name, _fake_logsumexp, _autograd_logsumexp(_load.op(name)), kind=name)
+    register(name, _fake_logsumexp, autograd.logsumexp(_load.op(name)), kind=name)
     register(f"{name}.out", _fake_out)
     name = "logsumexp_backward"
-    _backward_ops["logsumexp"] = _load.op(name)
-    autograd = _autograd_logsumexp_backward(_load.op(name))
-    register(name, _fake_logsumexp_backward, autograd, kind="logsumexp")
+    derivative = autograd.logsumexp_backward(_load.op(name))
+    register(name, _fake_logsumexp_backward, derivative, kind="logsumexp")
     register(f"{name}.out", _fake_out)
 
 
-_backward_ops: dict[str, torch._ops.OpOverload] = {}
 if "cpu" not in _load.problems:
     _library = torch.library.Library("fastops", "IMPL")  # kept alive: its rules go when it does
     _register(_library)

@@ -141,7 +141,7 @@ Expected forward_reference(const ForwardParams& p) {
     const bool empty = top == -kInf && !nan;
     for (int64_t j = 0; j < n && !empty; ++j) sum += std::exp(s[j] - top);
     double lse = empty ? -kInf : nan ? kNan : top + std::log(sum);
-    if (top == kInf && !nan) lse = p.kind == Kind::logsumexp ? kInf : kNan;
+    if (top == kInf && !nan) lse = kInf;
     e.lse.push_back(lse);
     e.lse_magnitude.push_back(1 + largest);
     if (!p.out) continue;
@@ -149,7 +149,7 @@ Expected forward_reference(const ForwardParams& p) {
       const bool soft = p.kind == Kind::softmax;
       double v;
       if (empty) v = !p.zero_masked_rows ? kNan : soft ? 0.0 : -kInf;
-      else if (std::isnan(lse)) v = kNan;
+      else if (std::isnan(lse) || lse == kInf) v = kNan;
       else if (!valid[j]) v = soft ? 0.0 : -kInf;
       else v = soft ? std::exp(s[j] - top) / sum : (s[j] - top) - std::log(sum);
       e.value.push_back(v);

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+OPTION = "CMAKE_ARGS=-DFASTOPS_SIMT=ON"
 
 
 def library_path(name: str) -> Path:
@@ -13,7 +15,12 @@ def library_path(name: str) -> Path:
     path = ROOT / "fastops" / "_lib" / f"{name}.so"
     if path.exists():
         return path
-    message = f"{path.name} is not built: CMAKE_ARGS=-DFASTOPS_SIMT=ON python setup.py build_ext --inplace"
+    message = f"{path.name} is not built: make test-simt, or setup.py with {OPTION}"
     if os.environ.get("FASTOPS_REQUIRE_SIMT") == "1":
         raise RuntimeError(message)
     raise FileNotFoundError(message)
+
+
+def build_folder() -> Path:
+    """Where CMake built them."""
+    return ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"

@@ -7,7 +7,8 @@ import itertools
 import re
 
 import pytest
-from simt_lib import library_path
+
+from tests.simt.simt_lib import library_path
 
 ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 ASYNC = {"late": 0, "early": 1}
@@ -63,6 +64,7 @@ def test_every_check_has_a_planted_bug() -> None:
         "race", "block-race", "out-of-bounds", "misaligned", "uninitialised-read",
         "write-to-const", "divergent-barrier", "divergent-collective", "shuffle-source",
         "index-bounds", "foreign-stack", "async-pending", "cluster-protocol", "deadlock",
+        "unwritten",
     }  # fmt: skip
 
 

@@ -1,29 +1,105 @@
-// Forward over rows whose reduced dim is contiguous.
+// Forward over rows whose reduced dim is contiguous: picks the kernel and spreads the rows.
 #include "cpu/parallel.h"
 #include "softmax/cpu/kernels.h"
+#include "softmax/cpu/plain_rows.h"
 #include "softmax/cpu/score_rows.h"
+#include "softmax/cpu/small_rows.h"
 
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
 
+bool streams(const ForwardParams& p) {
+  return p.out && use_streaming(p.shape.rows * p.shape.n * int64_t(size_of(p.out.dtype)));
+}
+
 template <typename V>
 void run_score_rows(const ForwardParams& p) {
-  const bool stream =
-      p.out && use_streaming(p.shape.rows * p.shape.n * int64_t(size_of(p.out.dtype)));
-  fastops::cpu::parallel_for(
-      0, p.shape.rows, rows_per_task(p.shape.n), [&](int64_t begin, int64_t end) {
-        RowScratch<V> scratch(fastops::cpu::thread_scratch(RowScratch<V>::bytes(p.shape.n)),
-                              p.shape.n);
-        RowCursor cursor(p.shape, begin);
-        for (int64_t row = begin; row < end; ++row, cursor.next())
-          score_row<V>(p, cursor, scratch, stream);
-        if (stream) fastops::cpu::store_fence();
+  const bool stream = streams(p);
+  const int64_t n = p.shape.n;
+  parallel_for(0, p.shape.rows, rows_per_task(n), [&](int64_t begin, int64_t end) {
+    RowScratch<V> scratch(thread_scratch(RowScratch<V>::bytes(n)), n);
+    RowCursor cursor(p.shape, begin);
+    for (int64_t row = begin; row < end; ++row, cursor.next())
+      score_row<V>(p, cursor, scratch, stream);
+    if (stream) store_fence();
+  });
+}
+
+template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
+void run_plain_rows(const ForwardParams& p) {
+  const int64_t n = p.shape.n, rows = p.shape.rows;
+  if (n <= kSmallRow) {
+    using Kernel = SmallRows<kKind, kDegree, kStream, Load, Store>;
+    parallel_for(0, Kernel::groups(rows), rows_per_task(n * kGroup), Kernel(p));
+  } else {
+    parallel_for(0, rows, rows_per_task(n), PlainRows<kKind, kDegree, kStream, Load, Store>(p));
+  }
+}
+
+template <Kind kKind, int kDegree, typename Load, typename Store>
+void run_plain_rows(const ForwardParams& p) {
+  if (streams(p)) run_plain_rows<kKind, kDegree, true, Load, Store>(p);
+  else run_plain_rows<kKind, kDegree, false, Load, Store>(p);
+}
+
+template <typename Load, typename Store>
+void run_plain_kind(const ForwardParams& p) {
+  using Out = typename Store::Value;
+  // Half results hide the error of a shorter polynomial; an fp32 lse would not.
+  constexpr int kShort = __is_same(Out, float) ? 5 : __is_same(Out, bf16) ? 3 : 4;
+  if (p.kind == Kind::log_softmax) return run_plain_rows<Kind::log_softmax, 5, Load, Store>(p);
+  if (p.lse) return run_plain_rows<Kind::softmax, 5, Load, Store>(p);
+  run_plain_rows<Kind::softmax, kShort, Load, Store>(p);
+}
+
+bool line_aligned(const Operand& o, const Shape& shape) {
+  uintptr_t bits = reinterpret_cast<uintptr_t>(o.data);
+  for (int d = 0; d < shape.row_dims; ++d) bits |= uintptr_t(o.row_stride[d]) * size_of(o.dtype);
+  return bits % 64 == 0;
+}
+
+// No operand but x, and a scale that keeps the order of the scores.
+bool plain(const ForwardParams& p) {
+  return !p.mask && !p.bias && !p.lengths && !p.row_scale && !p.causal && p.scale > 1e-20 &&
+         p.scale < 1e20 && p.shape.n <= kScratchElements;
+}
+
+// True if a plain kernel took the job.
+bool run_plain(const ForwardParams& p) {
+  if (!plain(p) || p.x.dtype == DType::f64 || (p.out && p.out.dtype == DType::f64)) return false;
+  return with_float(p.x.dtype, [&](auto in) {
+    using In = decltype(in);
+    if constexpr (__is_same(In, double)) {
+      return false;
+    } else if (!p.out) {
+      run_plain_rows<Kind::logsumexp, 5, false, Natural<In>, Natural<In>>(p);
+      return true;
+    } else {
+      return with_float(p.out.dtype, [&](auto out) {
+        using Out = decltype(out);
+        if constexpr (__is_same(Out, double)) {
+          return false;
+        } else if constexpr (!__is_same(In, Out) && !__is_same(In, float) &&
+                             !__is_same(Out, float)) {
+          return false;
+        } else {
+          if (__is_same(In, bf16) && __is_same(Out, bf16) && line_aligned(p.out, p.shape)) {
+            if constexpr (__is_same(In, bf16) && __is_same(Out, bf16))
+              run_plain_kind<BF16Pairs, BF16Pairs>(p);
+          } else {
+            run_plain_kind<Natural<In>, Natural<Out>>(p);
+          }
+          return true;
+        }
       });
+    }
+  });
 }
 
 }  // namespace
 
 void forward_rows(const ForwardParams& p) {
+  if (run_plain(p)) return;
   const DType out = p.out ? p.out.dtype : p.x.dtype;
   if (accumulator(p.x.dtype, out) == DType::f64) run_score_rows<VecF64>(p);
   else run_score_rows<VecF32>(p);

@@ -12,6 +12,9 @@ inline constexpr int64_t kChunk = 1024;
 // Rows up to here keep their exponentials in a scratch row (two 4 MB rows stay in L3).
 inline constexpr int64_t kScratchElements = int64_t{1} << 20;
 
+// Rows up to here are taken as many at a time as a vector has lanes.
+inline constexpr int64_t kSmallRow = 384;
+
 // Below this many elements a second thread costs more to wake than it saves.
 inline constexpr int64_t kElementsPerTask = 32768;
 

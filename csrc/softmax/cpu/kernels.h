@@ -6,17 +6,14 @@
 
 namespace fastops::softmax::cpu {
 
-// rows:    one reduced dim, contiguous in x and out (y, dy and dx)
-// columns: one reduced dim, strided; the last row dim is contiguous in x and out (y, dy and dx)
-// strided: everything else
-#define FASTOPS_SOFTMAX_KERNELS(isa)              \
-  namespace isa {                                 \
-  void forward_rows(const ForwardParams& p);      \
-  void forward_columns(const ForwardParams& p);   \
-  void forward_strided(const ForwardParams& p);   \
-  void backward_rows(const BackwardParams& p);    \
-  void backward_columns(const BackwardParams& p); \
-  void backward_strided(const BackwardParams& p); \
+// rows:   one reduced dim, contiguous in x and out (y, dy and dx)
+// tiles:  everything else, rows side by side
+#define FASTOPS_SOFTMAX_KERNELS(isa)            \
+  namespace isa {                               \
+  void forward_rows(const ForwardParams& p);    \
+  void forward_tiles(const ForwardParams& p);   \
+  void backward_rows(const BackwardParams& p);  \
+  void backward_tiles(const BackwardParams& p); \
   }
 FASTOPS_SOFTMAX_KERNELS(portable)
 FASTOPS_SOFTMAX_KERNELS(avx2)
@@ -25,17 +22,12 @@ FASTOPS_SOFTMAX_KERNELS(avx512)
 
 struct Kernels {
   void (*forward_rows)(const ForwardParams&);
-  void (*forward_columns)(const ForwardParams&);
-  void (*forward_strided)(const ForwardParams&);
+  void (*forward_tiles)(const ForwardParams&);
   void (*backward_rows)(const BackwardParams&);
-  void (*backward_columns)(const BackwardParams&);
-  void (*backward_strided)(const BackwardParams&);
+  void (*backward_tiles)(const BackwardParams&);
 };
 
 // Those of fastops::cpu::active_isa().
 const Kernels& kernels();
-
-void plain_forward(const ForwardParams& p);
-void plain_backward(const BackwardParams& p);
 
 }  // namespace fastops::softmax::cpu

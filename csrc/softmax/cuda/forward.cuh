@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "cuda/ptx/math.cuh"
 #include "cuda/tile/reduce.cuh"
 #include "softmax/cuda/row.cuh"
 
@@ -24,6 +25,17 @@ template <typename Acc>
 __device__ __forceinline__ Acc logarithm(Acc x) {
   if constexpr (sizeof(Acc) == 8) return log(x);
   else return logf(x);
+}
+
+// 1/x for x >= 1; a full division would be a subroutine call with its own registers.
+template <typename Acc>
+__device__ __forceinline__ Acc reciprocal(Acc x) {
+  if constexpr (sizeof(Acc) == 8) {
+    return 1.0 / x;
+  } else {
+    const float r = ptx::rcp(x);
+    return fmaf(fmaf(-x, r, 1.0f), r, r);
+  }
 }
 
 template <typename Acc>
@@ -81,7 +93,7 @@ struct RowFactor {
 template <typename Acc>
 __device__ __forceinline__ RowFactor<Acc> row_factor(bool log, bool zero_masked_rows,
                                                      MaxSum<Acc> stat) {
-  Acc factor = log ? logarithm(stat.sum) : Acc(1) / stat.sum;
+  Acc factor = log ? logarithm(stat.sum) : reciprocal(stat.sum);
   if (stat.sum == infinity<Acc>()) factor = not_a_number<Acc>();
   if (stat.sum == Acc(0)) factor = zero_masked_rows ? Acc(0) : not_a_number<Acc>();
   return {base(stat.max), factor};

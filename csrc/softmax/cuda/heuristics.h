@@ -87,7 +87,7 @@ constexpr int64_t row_vectors(const Problem& q) {
 
 // Rows in flight per lane, which the instantiations of rows_kernel follow.
 constexpr int rows_in_flight(const Problem& q, int vecs) {
-  if (q.full || vecs == 8) return 1;
+  if (q.full || q.in == DType::f64 || vecs == 8) return 1;
   if (q.backward) return vecs == 1 ? 4 : vecs == 2 ? 2 : 1;
   return vecs == 4 ? 2 : 4;
 }
@@ -100,8 +100,8 @@ inline Plan plan_rows(const Problem& q, int64_t vectors) {
   else plan.vecs = vectors <= 8 ? 1 : vectors <= 16 ? 2 : vectors <= 128 ? 4 : 8;
   plan.lanes = std::min(kWarpLanes, round_up_pow2(ceil_div(vectors, plan.vecs)));
   plan.threads = 128;
-  plan.blocks = ceil_div(
-      q.rows, int64_t(plan.threads / plan.lanes) * (few_variants ? 1 : rows_in_flight(q, plan.vecs)));
+  plan.blocks =
+      ceil_div(q.rows, int64_t(plan.threads / plan.lanes) * rows_in_flight(q, plan.vecs));
   return plan;
 }
 

@@ -47,26 +47,27 @@ __device__ __forceinline__ int64_t row_offset(const Params& p, int64_t row,
   return offset[0];
 }
 
-// Any element of a floating operand, in the accumulation type.
+// Any element of a floating operand, in the accumulation type. Halves travel as their bits.
 template <typename Acc>
 __device__ __forceinline__ Acc load_any(DType dtype, const void* data, int64_t i) {
-  switch (dtype) {
-    case DType::f64: return static_cast<Acc>(static_cast<const double*>(data)[i]);
-    case DType::f16: return fastops::cuda::to_float(static_cast<const __half*>(data)[i]);
-    case DType::bf16: return fastops::cuda::to_float(static_cast<const __nv_bfloat16*>(data)[i]);
-    default: return static_cast<const float*>(data)[i];
-  }
+  if (dtype == DType::f64) return static_cast<Acc>(static_cast<const double*>(data)[i]);
+  if (dtype == DType::f32) return static_cast<const float*>(data)[i];
+  const unsigned short bits = static_cast<const unsigned short*>(data)[i];
+  return dtype == DType::f16 ? __half2float(__ushort_as_half(bits))
+                             : __bfloat162float(__ushort_as_bfloat16(bits));
 }
 
 template <typename Acc>
 __device__ __forceinline__ void store_any(DType dtype, void* data, int64_t i, Acc v) {
-  switch (dtype) {
-    case DType::f64: static_cast<double*>(data)[i] = v; break;
-    case DType::f16: static_cast<__half*>(data)[i] = __float2half_rn(static_cast<float>(v)); break;
-    case DType::bf16:
-      static_cast<__nv_bfloat16*>(data)[i] = __float2bfloat16_rn(static_cast<float>(v));
-      break;
-    default: static_cast<float*>(data)[i] = static_cast<float>(v);
+  if (dtype == DType::f64) {
+    static_cast<double*>(data)[i] = v;
+  } else if (dtype == DType::f32) {
+    static_cast<float*>(data)[i] = static_cast<float>(v);
+  } else {
+    const float f = static_cast<float>(v);
+    static_cast<unsigned short*>(data)[i] =
+        dtype == DType::f16 ? __half_as_ushort(__float2half_rn(f))
+                            : __bfloat16_as_ushort(__float2bfloat16_rn(f));
   }
 }
 

@@ -56,8 +56,10 @@ __global__ __launch_bounds__(kRowsThreads) void rows_kernel(
   typename Op::Input input[kRows][kVecs];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const int64_t at = min(first_row + r * groups, p.shape.rows - 1);
-    row[r] = Op::locate(p, at, 0, static_cast<int>(p.shape.n));
+    // Beyond the last row: no elements, so that nothing is read that another block may write.
+    const int64_t at = first_row + r * groups;
+    const int count = at < p.shape.rows ? static_cast<int>(p.shape.n) : 0;
+    row[r] = Op::locate(p, min(at, p.shape.rows - 1), 0, count);
 #pragma unroll
     for (int k = 0; k < kVecs; ++k) input[r][k] = load_whole<Op>(row[r], lane + k * lanes);
   }

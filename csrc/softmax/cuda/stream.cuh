@@ -64,7 +64,7 @@ __device__ __forceinline__ typename Op::Stat cluster_reduce(typename Op::Stat st
 //   barriers  one a row, and one of the cluster
 //   in flight up to the whole of shared memory
 template <typename Op, bool kCluster>
-__global__ __launch_bounds__(kStreamThreads) void stream_kernel(
+__global__ __launch_bounds__(kStreamThreads, 2) void stream_kernel(
     const __grid_constant__ typename Op::Params p, int slots) {
   FASTOPS_DYNAMIC_SHARED(shared);
   __shared__ typename Op::Stat partials[2][fastops::cuda::kWarp];

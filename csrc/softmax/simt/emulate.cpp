@@ -21,18 +21,21 @@ class Operands {
     add(name, operand, access, false);
   }
 
+  void require_written() const { tensors_.require_written(); }
+
   // Scratch holds nothing a kernel may rely on, so it starts as NaN.
   void* workspace(size_t bytes) {
     if (bytes == 0) return nullptr;
     workspace_.assign((bytes + 7) / 8, __builtin_nan(""));
-    tensors_.add({"workspace", workspace_.data(), bytes, 4, Access::write, {}, {}});
+    tensors_.add({"workspace", workspace_.data(), bytes, 4, Access::write, false, {}, {}});
     return workspace_.data();
   }
 
  private:
   void add(const char* name, const Operand& operand, Access access, bool reduced) {
     if (!operand) return;
-    simt::Tensor tensor{name, operand.data, 0, size_of(operand.dtype), access, {}, {}};
+    simt::Tensor tensor{
+        name, operand.data, 0, size_of(operand.dtype), access, access == Access::write, {}, {}};
     int64_t last = 0;
     auto walk = [&](int dims, const int64_t* sizes, const int64_t* strides) {
       for (int d = 0; d < dims; ++d) {
@@ -70,6 +73,7 @@ void emulate(ForwardParams& p) {
   add_scores(operands, p);
   p.workspace = operands.workspace(forward_workspace(p));
   forward(p, nullptr);
+  operands.require_written();
 }
 
 void emulate(BackwardParams& p) {
@@ -82,6 +86,7 @@ void emulate(BackwardParams& p) {
   add_scores(operands, p);
   p.workspace = operands.workspace(backward_workspace(p));
   backward(p, nullptr);
+  operands.require_written();
 }
 
 }  // namespace fastops::softmax::cuda

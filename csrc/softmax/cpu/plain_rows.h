@@ -1,0 +1,299 @@
+// Rows without mask, bias or per-row operands, fp32 accumulation, one read and one write.
+//
+// Budget per 16 fp32 elements (Zen 4, 13 clocks of memory time when out of cache): one exp (7
+// clocks), a maximum and two passes over an L1 scratch. A chunk of 1024 elements is searched for
+// its maximum, then exponentiated against the running maximum into a scratch row; the same loop
+// scales and stores the chunk of the row before, so that stores to memory and arithmetic overlap.
+// Two scratch rows take turns, staggered so that their addresses do not collide modulo 4 KB.
+//
+// -inf needs no branch: exp2 of -inf - max is 0. A NaN, or +inf - +inf, reaches the sum and from
+// there the whole row. Rows of huge scores go to the general kernel.
+#pragma once
+
+#include "cpu/pairs.h"
+#include "softmax/cpu/score_rows.h"
+
+namespace fastops::softmax::cpu {
+namespace {
+
+// Requests the line that many bytes ahead: far enough to hide DRAM, near enough to stay in L2.
+inline constexpr int64_t kPrefetchBytes = 8192;
+
+// The exponent of the maximum is not 0 but the rounding error of max * base2, common to the row and
+// so without effect, unless the maximum is so large that 2^error leaves the range of floats.
+inline constexpr float kHugeShift = 0x1p31f;
+
+template <typename T>
+inline void prefetch_pair(const T* p) {
+  const char* ahead = reinterpret_cast<const char*>(p) + kPrefetchBytes;
+  for (size_t i = 0; i < kPair * sizeof(T); i += 64) prefetch(ahead + i);
+}
+
+template <typename T>
+inline VecF32 max_lanes(const T* x, int64_t n) {
+  PairMax<T> most;
+  int64_t j = 0;
+  for (; j + kPair <= n; j += kPair) {
+    prefetch_pair(x + j);
+    most.add(x + j);
+  }
+  if (j < n) most.add(x + j, int(n - j));
+  return most.lanes();
+}
+
+// What one launch of the plain kernels needs besides the params.
+struct PlainScale {
+  float scale;        // score = x * scale
+  float base2;        // exponent of two = x * base2
+  double to_natural;  // a logarithm to base 2 in units of base2, times this = natural
+};
+
+inline PlainScale plain_scale(double scale) {
+  const float base2 = float(scale * kLog2e);
+  return {float(scale), base2, scale / double(base2)};
+}
+
+// Results of the row before, unit by unit: exponentials times a factor.
+struct ScaledExps {
+  const float* from;
+  float factor;
+
+  void get(int64_t j, VecF32& a, VecF32& b) const {
+    Natural<float>::load(from + j, a, b);
+    a = a * VecF32(factor);
+    b = b * VecF32(factor);
+  }
+  void get(int64_t j, int n, VecF32& a, VecF32& b) const {
+    Natural<float>::load(from + j, n, a, b);
+    a = a * VecF32(factor);
+    b = b * VecF32(factor);
+  }
+};
+
+// (x * scale - shift) - log_sum, from x itself.
+template <typename Load>
+struct LogProbs {
+  const typename Load::Value* from;
+  float scale, shift, log_sum;
+
+  void get(int64_t j, VecF32& a, VecF32& b) const {
+    Load::load(from + j, a, b);
+    finish(a, b);
+  }
+  void get(int64_t j, int n, VecF32& a, VecF32& b) const {
+    Load::load(from + j, n, a, b);
+    finish(a, b);
+  }
+
+ private:
+  void finish(VecF32& a, VecF32& b) const {
+    a = fma(a, VecF32(scale), VecF32(-shift)) - VecF32(log_sum);
+    b = fma(b, VecF32(scale), VecF32(-shift)) - VecF32(log_sum);
+  }
+};
+
+// Writes n results of `source` unit by unit. step() writes one whole unit and says whether there
+// was one; NT stores need whole aligned lines, so head and tail are ordinary stores.
+template <typename Store, bool kStream, typename Source>
+class Writer {
+ public:
+  using Out = typename Store::Value;
+
+  Writer(const Source& source, Out* out, int64_t n) : source_(source), out_(out), n_(n) {
+    if constexpr (kStream && Store::any_offset) {
+      constexpr uintptr_t line = 64;
+      const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(out) % line / sizeof(Out));
+      if (head > 0) put(int(head < n ? head : n));
+    }
+  }
+  bool step() {
+    if (at_ + kPair > n_) return false;
+    VecF32 a, b;
+    source_.get(at_, a, b);
+    if constexpr (kStream) Store::stream(out_ + at_, a, b);
+    else Store::store(out_ + at_, a, b);
+    at_ += kPair;
+    return true;
+  }
+  void finish() {
+    while (step()) {}
+    if (at_ < n_) put(int(n_ - at_));
+  }
+
+ private:
+  void put(int n) {
+    VecF32 a, b;
+    source_.get(at_, n, a, b);
+    Store::store(out_ + at_, n, a, b);
+    at_ += n;
+  }
+  const Source source_;
+  Out* const out_;
+  const int64_t n_;
+  int64_t at_ = 0;
+};
+
+struct NoWriter {
+  bool step() { return false; }
+  void finish() {}
+};
+
+// exp2(x * base2 - shift) of one chunk to `to` (if kept), and their sum, lane by lane; the writer
+// keeps step.
+template <int kDegree, bool kKeep, typename Load, typename W>
+inline VecF32 exp_chunk(const typename Load::Value* x, int64_t n, float base2, float shift,
+                       float* to, W writer) {
+  const VecF32 c(base2), m(-shift);
+  VecF32 sum_a(0.f), sum_b(0.f);
+  VecF32 a, b;
+  int64_t j = 0;
+  for (; j + kPair <= n; j += kPair) {
+    Load::load(x + j, a, b);
+    a = exp2<kDegree>(fma(a, c, m));
+    b = exp2<kDegree>(fma(b, c, m));
+    if constexpr (kKeep) Natural<float>::store(to + j, a, b);
+    sum_a = sum_a + a;
+    sum_b = sum_b + b;
+    writer.step();
+  }
+  if (j < n) {
+    Load::load(x + j, int(n - j), a, b);
+    a = exp2<kDegree>(fma(a, c, m));
+    b = exp2<kDegree>(fma(b, c, m));
+    if constexpr (kKeep) Natural<float>::store(to + j, a, b);
+    sum_a = sum_a + a;
+    sum_b = sum_b + b;
+  }
+  writer.finish();
+  return sum_a + sum_b;
+}
+
+// The state of a row between being read and being written.
+struct PlainRow {
+  float* values;   // exponentials, whole chunks
+  float* shift;    // per chunk: the running maximum times base2; later the factor
+  float* sum;      // per chunk
+  const void* x = nullptr;
+  void* out = nullptr;  // nullptr: nothing to write
+  float log_shift = 0, log_sum = 0;
+
+  static int64_t chunks(int64_t n) { return (n + kChunk - 1) / kChunk; }
+  static int64_t padded_chunks(int64_t n) { return (chunks(n) + kPair - 1) / kPair * kPair; }
+  // 272 floats of stagger: 1088 bytes.
+  static int64_t floats(int64_t n) { return chunks(n) * kChunk + 2 * padded_chunks(n) + 272; }
+
+  PlainRow(float* memory, int64_t n)
+      : values(memory), shift(memory + chunks(n) * kChunk), sum(shift + padded_chunks(n)) {}
+};
+
+// Turns the chunks' shifts into factors and returns log2 of the row's sum relative to `last`.
+inline double finish_chunks(const PlainRow& row, int64_t chunks, float last, bool empty,
+                            bool zero_masked) {
+  double total = 0;
+  for (int64_t c = 0; c < chunks; c += VecF32::size) {
+    const int lanes = int(chunks - c < VecF32::size ? chunks - c : VecF32::size);
+    exp2(VecF32::load(row.shift + c, lanes) - VecF32(last)).store(row.shift + c, lanes);
+    for (int i = 0; i < lanes; ++i) total += double(row.sum[c + i]) * double(row.shift[c + i]);
+  }
+  const float inverse = empty ? (zero_masked ? 0.f : __builtin_nanf("")) : float(1.0 / total);
+  for (int64_t c = 0; c < chunks; ++c) row.shift[c] = empty ? inverse : row.shift[c] * inverse;
+  return total;
+}
+
+// kWrite: softmax, log_softmax or (logsumexp) nothing.
+template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
+class PlainRows {
+  using In = typename Load::Value;
+  using Out = typename Store::Value;
+  static constexpr bool kKeep = kKind == Kind::softmax;
+
+ public:
+  explicit PlainRows(const ForwardParams& p)
+      : p_(p), n_(p.shape.n), scale_(plain_scale(p.scale)) {}
+
+  void operator()(int64_t begin, int64_t end) const {
+    // Without exponentials to keep only the general kernel's fallback needs whole rows.
+    const int64_t floats = PlainRow::floats(n_);
+    auto* memory = static_cast<float*>(thread_scratch(sizeof(float) * size_t(2 * floats)));
+    PlainRow rows[2] = {{memory, n_}, {memory + floats, n_}};
+    RowCursor cursor(p_.shape, begin);
+    for (int64_t i = begin; i < end; ++i, cursor.next()) row(cursor, rows[i & 1], rows[~i & 1]);
+    flush(rows[~end & 1]);
+    if (kStream) store_fence();
+  }
+
+ private:
+  auto source(const PlainRow& row, int64_t begin) const {
+    if constexpr (kKeep) {
+      return ScaledExps{row.values + begin, row.shift[begin / kChunk]};
+    } else {
+      return LogProbs<Load>{static_cast<const In*>(row.x) + begin, scale_.scale, row.log_shift,
+                            row.log_sum};
+    }
+  }
+  auto writer(const PlainRow& row, int64_t begin, int64_t n) const {
+    return Writer<Store, kStream, decltype(source(row, 0))>(
+        source(row, begin), static_cast<Out*>(row.out) + begin, n);
+  }
+
+  void row(const RowCursor& cursor, PlainRow& current, PlainRow& before) const {
+    const In* x = static_cast<const In*>(advance(p_.x, cursor.offset(p_.x.row_stride)));
+    float max = -infinity<VecF32>(), shift = max;
+    bool huge = false;
+    int64_t chunks = 0;
+    for (int64_t begin = 0; begin < n_; begin += kChunk, ++chunks) {
+      const int64_t count = n_ - begin < kChunk ? n_ - begin : kChunk;
+      const float most = hmax(max_lanes(x + begin, count));
+      if (!(most <= max)) {
+        max = most;
+        shift = max * scale_.base2;
+      }
+      huge |= __builtin_fabsf(shift) > kHugeShift && max != -infinity<VecF32>();
+      const float finite = max == -infinity<VecF32>() ? 0.f : shift;
+      current.shift[chunks] = shift;
+      float* to = current.values + begin;
+      auto exps = [&](auto writer) {
+        return exp_chunk<kDegree, kKeep, Load>(x + begin, count, scale_.base2, finite, to, writer);
+      };
+      current.sum[chunks] =
+          hsum(before.out ? exps(writer(before, begin, count)) : exps(NoWriter{}));
+    }
+    before.out = nullptr;
+    if (huge) {
+      score_row<VecF32>(p_, cursor, RowScratch<VecF32>(current.values, n_), kStream);
+      return;
+    }
+    finish(cursor, current, chunks, max, shift);
+    current.x = x;
+    if (kKind != Kind::logsumexp)
+      current.out = const_cast<void*>(advance(p_.out, cursor.offset(p_.out.row_stride)));
+  }
+
+  void finish(const RowCursor& cursor, PlainRow& row, int64_t chunks, float max,
+              float shift) const {
+    bool empty = max == -infinity<VecF32>();
+    for (int64_t c = 0; c < chunks; ++c) empty &= row.sum[c] == 0;  // a NaN is not empty
+    const double total = finish_chunks(row, chunks, shift, empty, p_.zero_masked_rows);
+    if (kKind == Kind::softmax && !p_.lse) return;
+    const double lse = empty ? double(max)
+                             : (double(shift) + __builtin_log2(total)) * scale_.to_natural;
+    if (p_.lse) cursor.at<float>(p_.lse) = float(lse);
+    row.log_shift = max * scale_.scale;
+    row.log_sum = float(lse - double(row.log_shift));
+    if (empty && p_.zero_masked_rows) row.log_shift = row.log_sum = 0;
+  }
+
+  void flush(PlainRow& row) const {
+    if (!row.out) return;
+    for (int64_t begin = 0; begin < n_; begin += kChunk)
+      writer(row, begin, n_ - begin < kChunk ? n_ - begin : kChunk).finish();
+    row.out = nullptr;
+  }
+
+  const ForwardParams& p_;
+  const int64_t n_;
+  const PlainScale scale_;
+};
+
+}  // namespace
+}  // namespace fastops::softmax::cpu

@@ -1,0 +1,147 @@
+// Short rows without mask, bias or per-row operands: as many rows at a time as a vector has lanes.
+//
+// What costs a short row its time is not the exp but the reductions over lanes, the division and
+// their latency. A group of rows pays for each once: a tree of shuffles turns one vector of partial
+// maxima (sums) per row into one vector with a row per lane. The exponentials wait in scratch
+// while the next group is read; its loop writes them out, as in plain_rows.h. Every row runs
+// through the same instructions whatever its place in the group, so results do not depend on how
+// the rows are spread over threads.
+#pragma once
+
+#include "softmax/cpu/plain_rows.h"
+
+namespace fastops::softmax::cpu {
+namespace {
+
+inline constexpr int kGroup = VecF32::size;
+
+template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
+class SmallRows {
+  using In = typename Load::Value;
+  using Out = typename Store::Value;
+  static constexpr bool kKeep = kKind == Kind::softmax;
+
+  // A group between being read and being written; count == 0: nothing to write.
+  struct Group {
+    int count = 0;
+    float* values;
+    const In* x[kGroup];
+    Out* out[kGroup];
+    alignas(64) float factor[kGroup];   // softmax: 1 / sum; log_softmax: the row maximum
+    alignas(64) float log_sum[kGroup];
+  };
+
+ public:
+  explicit SmallRows(const ForwardParams& p)
+      : p_(p), n_(p.shape.n), padded_((n_ + kPair - 1) / kPair * kPair),
+        scale_(plain_scale(p.scale)) {}
+
+  static int64_t groups(int64_t rows) { return (rows + kGroup - 1) / kGroup; }
+
+  void operator()(int64_t begin, int64_t end) const {
+    // Twice a group's exponentials, then a row for the general kernel; 272 floats of stagger.
+    const int64_t group_floats = kGroup * padded_ + 272;
+    const size_t fallback = RowScratch<VecF32>::bytes(n_);
+    auto* memory = static_cast<float*>(
+        thread_scratch(sizeof(float) * size_t(2 * group_floats) + fallback));
+    Group groups[2];
+    groups[0].values = memory;
+    groups[1].values = memory + group_floats;
+    RowCursor cursor(p_.shape, begin * kGroup);
+    for (int64_t g = begin; g < end; ++g)
+      group(cursor, g * kGroup, groups[g & 1], groups[~g & 1], memory + 2 * group_floats);
+    flush(groups[~end & 1]);
+    if (kStream) store_fence();
+  }
+
+ private:
+  auto source(const Group& g, int r) const {
+    if constexpr (kKeep) return ScaledExps{g.values + r * padded_, g.factor[r]};
+    else return LogProbs<Load>{g.x[r], scale_.scale, g.factor[r], g.log_sum[r]};
+  }
+  auto writer(const Group& g, int r) const {
+    return Writer<Store, kStream, decltype(source(g, 0))>(source(g, r), g.out[r], n_);
+  }
+
+  void group(RowCursor& cursor, int64_t first, Group& now, Group& before, float* spare) const {
+    const RowCursor start = cursor;
+    const int count = int(p_.shape.rows - first < kGroup ? p_.shape.rows - first : kGroup);
+    VecF32 lanes[kGroup];
+    for (int r = 0; r < kGroup; ++r) {
+      if (r < count) {
+        now.x[r] = static_cast<const In*>(advance(p_.x, cursor.offset(p_.x.row_stride)));
+        if (kKind != Kind::logsumexp)
+          now.out[r] = static_cast<Out*>(
+              const_cast<void*>(advance(p_.out, cursor.offset(p_.out.row_stride))));
+        cursor.next();
+      } else {
+        now.x[r] = now.x[0];  // computed again, never written
+      }
+      lanes[r] = max_lanes(now.x[r], n_);
+    }
+    const VecF32 most = transpose_reduce(lanes, [](VecF32 a, VecF32 b) { return max(a, b); });
+    const VecF32 low(-infinity<VecF32>()), shift = most * VecF32(scale_.base2);
+    const bool huge = any(VecF32(kHugeShift) < shift) ||
+                      any(both(shift < VecF32(-kHugeShift), low < most));
+    alignas(64) float finite[kGroup];
+    select(most == low, VecF32(0.f), shift).store(finite);
+
+    for (int r = 0; r < kGroup; ++r) {
+      auto exps = [&](auto writer) {
+        return exp_chunk<kDegree, kKeep, Load>(now.x[r], n_, scale_.base2, finite[r],
+                                               now.values + r * padded_, writer);
+      };
+      lanes[r] = r < before.count ? exps(writer(before, r)) : exps(NoWriter{});
+    }
+    before.count = 0;
+    if (huge) {
+      RowCursor again = start;
+      for (int r = 0; r < count; ++r, again.next())
+        score_row<VecF32>(p_, again, RowScratch<VecF32>(spare, n_), kStream);
+      return;
+    }
+    finish(start, count, most, shift,
+           transpose_reduce(lanes, [](VecF32 a, VecF32 b) { return a + b; }), now);
+    if (kKind != Kind::logsumexp) now.count = count;
+  }
+
+  void finish(RowCursor cursor, int count, VecF32 most, VecF32 shift, VecF32 sum, Group& g) const {
+    // A row of -inf alone sums to 0; the exponentials of any other row contain a 1.
+    const auto empty = sum == VecF32(0.f);
+    if constexpr (kKeep) {
+      const VecF32 nothing(p_.zero_masked_rows ? 0.f : __builtin_nanf(""));
+      select(empty, nothing, VecF32(1.f) / sum).store(g.factor);
+      if (!p_.lse) return;
+    }
+    alignas(64) float max[kGroup], base[kGroup], total[kGroup];
+    most.store(max);
+    shift.store(base);
+    sum.store(total);
+    for (int r = 0; r < count; ++r) {
+      const bool none = total[r] == 0;
+      const double lse =
+          none ? double(max[r])
+               : (double(base[r]) + double(__builtin_log2f(total[r]))) * scale_.to_natural;
+      if (p_.lse) {
+        cursor.at<float>(p_.lse) = float(lse);
+        cursor.next();
+      }
+      if (kKind != Kind::log_softmax) continue;
+      g.factor[r] = max[r] * scale_.scale;
+      g.log_sum[r] = float(lse - double(g.factor[r]));
+      if (none && p_.zero_masked_rows) g.factor[r] = g.log_sum[r] = 0;
+    }
+  }
+
+  void flush(Group& g) const {
+    for (int r = 0; r < g.count; ++r) writer(g, r).finish();
+    g.count = 0;
+  }
+
+  const ForwardParams& p_;
+  const int64_t n_, padded_;
+  const PlainScale scale_;
+};
+
+}  // namespace
+}  // namespace fastops::softmax::cpu
