@@ -44,6 +44,12 @@ EFFORT = {
     Density.standard: Effort(0.4),
     Density.full: Effort(0.8, min_rounds=11),
 }
+WRITERS = {
+    "json": report.write_json,
+    "csv": report.write_csv,
+    "html": report.write_html,
+    "png": report.write_png,
+}
 TENSOR_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 
 
@@ -160,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     machine = env.describe(selection.device)
+    machine["options"] = {k: v for k, v in vars(args).items() if v and k not in WRITERS}
     console.print(env.headline(machine))
     if (machine["load"] or 0) > 0.5:
         console.print(f"[yellow]The machine is busy (load {machine['load']}): expect noise.")
@@ -186,14 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bars = [bar for family in FAMILIES for bar in family.BARS]
     verdicts = judge(bars, results) if _bars_apply(selection, machine) else []
     summarise(console, results, verdicts)
-    run = report.Run(machine, ceilings, results)
-    for path, write in (
-        (args.json, report.write_json),
-        (args.csv, report.write_csv),
-        (args.html, lambda path, run: report.write_html(path, run, verdicts)),
-        (args.png, report.write_png),
-    ):
-        if path:
+    run = report.Run(machine, ceilings, results, verdicts)
+    for kind, write in WRITERS.items():
+        if path := getattr(args, kind):
             write(path, run)
             console.print(f"wrote {path}")
     failed = [r for r in results if not r.accuracy.right] or [v for v in verdicts if not v.met]

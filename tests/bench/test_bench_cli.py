@@ -32,6 +32,7 @@ def test_a_tiny_run_writes_everything(tmp_path, capsys):
         "vit",
         "llm",
     }
+    assert run.machine["options"]["quick"] and str(tmp_path) not in names["json"].read_text()
     assert run.machine["torch"] and run.ceilings.copy[1] > 0
     text = capsys.readouterr().out
     assert "roof:" in text and "cells are right" in text
