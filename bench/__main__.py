@@ -184,11 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"matmul {dtype}: {rate * 1e-12:.0f} TFLOP/s")
 
     results = []
-    with Printer(console, selection.peers, len(todo)) as printer:
-        for family, case in todo:
-            printer.begin(case.key)
-            results.append(runner.run(family, case, ceilings, effort))
-            printer.show(results[-1], suites[case.suite])
+    try:
+        with Printer(console, selection.peers, len(todo)) as printer:
+            for family, case in todo:
+                printer.begin(case.key)
+                results.append(runner.run(family, case, ceilings, effort))
+                printer.show(results[-1], suites[case.suite])
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted after {len(results)} of {len(todo)} cases.", style="yellow")
 
     bars = [bar for family in FAMILIES for bar in family.BARS]
     verdicts = judge(bars, results) if _bars_apply(selection, machine) else []
@@ -198,8 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path := getattr(args, kind):
             write(path, run)
             console.print(f"wrote {path}")
-    failed = [r for r in results if not r.accuracy.right] or [v for v in verdicts if not v.met]
-    return 1 if args.check and failed else 0
+    if len(results) < len(todo):
+        return 1
+    good = all(r.accuracy.right for r in results) and all(v.met for v in verdicts)
+    return 1 if args.check and not good else 0
 
 
 def _bars_apply(selection: Selection, machine: dict) -> bool:

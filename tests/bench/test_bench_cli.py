@@ -52,6 +52,21 @@ def test_a_failing_peer_is_named_and_stops_nothing(monkeypatch, capsys):
     assert "1 cells are right" in text
 
 
+def test_an_interrupted_run_keeps_what_it_has_and_has_not_passed(tmp_path, monkeypatch, capsys):
+    run, calls = cli.Runner.run, []
+
+    def interrupted(self, *args):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return run(self, *args)
+
+    monkeypatch.setattr(cli.Runner, "run", interrupted)
+    assert cli.main([*TINY, "--quick", "--json", str(tmp_path / "run.json")]) == 1
+    assert len(report.read_json(tmp_path / "run.json").results) == 1
+    assert "Interrupted after 1 of" in capsys.readouterr().out
+
+
 def test_missing_peers_are_named(capsys):
     command = [*TINY, "--quick", "--op", "softmax", "--shapes", "vit", "--dtype", "fp32"]
     assert cli.main([*command, "--baseline", "triton"]) == 0
