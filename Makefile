@@ -24,7 +24,6 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 export MAX_JOBS ?= $(JOBS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-NATIVE := build/native
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 HAS_NVCC := $(shell command -v "$${CUDACXX:-nvcc}" || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
 
@@ -34,7 +33,7 @@ bench: build-bench
 
 ifeq ($(strip $(TEST)),)
 test: build
-	@$(MAKE) --no-print-directory test-native test-python test-isa
+	@$(MAKE) --no-print-directory test-native test-python test-isa test-simt
 else
 test: build
 	$(PY) -m pytest $(TEST)
@@ -53,10 +52,15 @@ ifeq ($(CUDA)-$(strip $(HAS_NVCC)),on-)
 CUDA_DEPS := $(VENV)/.cuda
 CUDA_ENV := CUDACXX="$$($(PY) cmake/find_nvcc.py)"
 endif
+# The CUDA kernels also run on the host, given NVIDIA's headers, which come with any nvcc.
+SIMT := $(if $(filter off,$(CUDA)),,$(if $(strip $(HAS_NVCC))$(CUDA_DEPS),on))
 
 # ---- build: CMake looks for what changed, into fastops/_lib ------------------------------------
+BUILD = build/cmake-$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 build: $(VENV)/.test $(CUDA_DEPS)
-	$(CUDA_ENV) FASTOPS_CUDA=$(CUDA) $(PY) setup.py -q build_ext --inplace
+	$(CUDA_ENV) FASTOPS_CUDA=$(CUDA) \
+	  CMAKE_ARGS="-DFASTOPS_NATIVE_TESTS=ON $(if $(SIMT),-DFASTOPS_SIMT=ON)" \
+	  $(PY) setup.py -q build_ext --inplace
 
 build-bench: $(VENV)/.bench $(CUDA_DEPS)
 	$(CUDA_ENV) FASTOPS_CUDA=$(if $(filter auto,$(CUDA)),$(if $(HAS_GPU),auto,off),$(CUDA)) \
@@ -64,25 +68,31 @@ build-bench: $(VENV)/.bench $(CUDA_DEPS)
 
 # ---- tests -----------------------------------------------------------------------------------
 test-native: build
-	cmake -S . -B $(NATIVE) -G Ninja -DFASTOPS_NATIVE_TESTS=ON >/dev/null
-	cmake --build $(NATIVE)
-	$(NATIVE)/fastops_native_tests
+	$(BUILD)/fastops_native_tests
 
 test-python: build
-	$(PY) -m pytest -n $(JOBS) tests
+	$(PY) -m pytest -n $(JOBS) tests --ignore tests/simt
 
 # The kernels again, on each instruction set this machine would not choose by itself.
+define OTHER_ISAS
+from fastops._lib import _native
+print(*(n for n, built, here in _native.cpu_isas() if built and here and n != _native.active_isa()))
+endef
+export OTHER_ISAS
 test-isa: build
-	@for isa in $$($(PY) -c 'from fastops.info import other_isas; print(*other_isas())'); do \
+	@for isa in $$($(PY) -c "$$OTHER_ISAS"); do \
 	  echo "== FASTOPS_CPU_ISA=$$isa"; \
-	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m isa tests/softmax || exit 1; \
+	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax || exit 1; \
 	done
 
-# The CUDA kernels, on the host (docs/simt.md). Needs NVIDIA's headers, which come with any nvcc.
-test-simt: $(VENV)/.test $(CUDA_DEPS)
-	$(CUDA_ENV) CMAKE_ARGS="-DFASTOPS_SIMT=ON" FASTOPS_CUDA=off $(PY) setup.py -q build_ext --inplace
+# The CUDA kernels, on the host (docs/simt.md).
+test-simt: build
+ifdef SIMT
 	FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 $(PY) -m pytest -n $(JOBS) tests/simt
 	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
+else
+	@echo "test-simt: left out, no CUDA toolkit here (make CUDA=on test brings one)"
+endif
 
 # AddressSanitizer and UBSan over the native tests.
 test-sanitize: $(VENV)/.build

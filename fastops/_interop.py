@@ -26,9 +26,12 @@ def is_foreign(value: Any) -> bool:
 
 def any_foreign(*values: Any) -> bool:
     """Whether any of the values, or of the items of a tuple among them, is such an array."""
-    return any(
-        is_foreign(value) or (isinstance(value, tuple) and any_foreign(*value)) for value in values
-    )
+    for value in values:
+        if value is None or isinstance(value, Tensor):
+            continue
+        if is_foreign(value) or (isinstance(value, tuple) and any_foreign(*value)):
+            return True
+    return False
 
 
 def _package(array: Any) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = {OURS: "#0b6e4f", PEER: "#c8553d", "compile": "#7b5ea7", "triton": "#3a7ca5"}
 # Red below 1×, white at 1×, green above.
 SPEEDUP_MAP = LinearSegmentedColormap.from_list("speedup", ["#b5382a", "#ffffff", "#0b6e4f"])
+PANELS_WIDE = 4
 HEAT_LIMIT = 2  # log2: colours are full at 4× and at 1/4×
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -52,8 +53,7 @@ def report_figures(run: Run) -> list[Figure]:
     figures = []
     with plt.rc_context(STYLE):
         for op in dict.fromkeys(r.case.op for r in run.results):
-            curves = _curves(run.results, op)
-            if any(len(points) > 1 for points in curves.values()):
+            if curves := _curves(run.results, op):
                 figures.append(_throughput_figure(run, op, curves))
         if any(r.case.suite == "sweep" for r in run.results):
             figures.append(_heat_figure(run.results))
@@ -62,21 +62,30 @@ def report_figures(run: Run) -> list[Figure]:
 
 def summary(run: Run) -> Figure:
     """One picture for a README: the softmax sweep under the roof, and the heat map."""
-    op = "softmax"
     with plt.rc_context(STYLE):
-        curves = _curves(run.results, op)
-        keys = [key for key in curves if len(curves[key]) > 1][:4]
+        curves = list(_curves(run.results, "softmax").items())[:PANELS_WIDE]
         heat = _heat_rows(run.results)
-        figure = plt.figure(figsize=(11, 3.1 + 1.2 + 0.3 * len(heat)))
-        grid = figure.add_gridspec(2, max(len(keys), 1), height_ratios=(3.1, 0.9 + 0.3 * len(heat)))
+        heights = (3.1, 0.9 + 0.3 * len(heat))
+        figure = plt.figure(figsize=(11, sum(heights) + 0.3))
+        grid = figure.add_gridspec(2, max(len(curves), 1), height_ratios=heights)
         first = None
-        for column, key in enumerate(keys):
+        for column, (key, points) in enumerate(curves):
             axes = first = figure.add_subplot(grid[0, column], sharey=first)
-            _throughput(axes, run, key, curves[key], legend=column == 0)
+            _throughput(axes, run, key, points)
         if heat:
             _heat(figure.add_subplot(grid[1, :]), heat)
-        figure.suptitle(f"fastops on {run.title}", fontsize=9, x=0.01, ha="left", color="#444444")
+        _head(figure, f"fastops on {run.title}", first)
     return figure
+
+
+def _head(figure: Figure, title: str, axes: Axes | None) -> None:
+    """The title on the left of the figure's top line, the legend of `axes` on its right."""
+    # The empty second line keeps the legend clear of the panels.
+    figure.suptitle(f"{title}\n", fontsize=9, x=0.01, ha="left", color="#444444")
+    if axes:
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="upper right", ncols=4, frameon=False, fontsize=8
+        )
 
 
 # ---- throughput -------------------------------------------------------------------------------
@@ -85,28 +94,31 @@ Curves = dict[tuple[str, int], list[Result]]
 
 
 def _curves(results: Sequence[Result], op: str) -> Curves:
-    """The sweep of an op by (dtype, threads), ordered by N."""
+    """The sweeps of an op by (dtype, threads), ordered by N; no curve from a single point."""
     curves: Curves = {}
     for r in sorted(results, key=lambda r: r.case.n):
         if r.case.op == op and r.case.suite == "sweep":
             curves.setdefault((r.case.dtype, r.case.threads), []).append(r)
     order = {"fp32": 0, "bf16": 1, "fp16": 2}
+    curves = {key: points for key, points in curves.items() if len(points) > 1}
     return dict(sorted(curves.items(), key=lambda item: (item[0][1], order.get(item[0][0], 3))))
 
 
 def _throughput_figure(run: Run, op: str, curves: Curves) -> Figure:
-    figure, axes = plt.subplots(
-        1, len(curves), figsize=(max(3.2 * len(curves), 4.5), 3), sharey=True, squeeze=False
+    wide = min(len(curves), PANELS_WIDE)
+    high = -(-len(curves) // wide)
+    figure, grid = plt.subplots(
+        high, wide, figsize=(max(3 * wide, 6), 2.6 * high + 0.3), sharey=True, squeeze=False
     )
-    for i, (key, points) in enumerate(curves.items()):
-        _throughput(axes[0, i], run, key, points, legend=i == 0)
-    figure.suptitle(op, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    for axes in grid.flat[len(curves) :]:
+        axes.remove()
+    for axes, (key, points) in zip(grid.flat, curves.items(), strict=False):
+        _throughput(axes, run, key, points)
+    _head(figure, op, grid[0, 0])
     return figure
 
 
-def _throughput(
-    axes: Axes, run: Run, key: tuple[str, int], points: list[Result], legend: bool
-) -> None:
+def _throughput(axes: Axes, run: Run, key: tuple[str, int], points: list[Result]) -> None:
     dtype, threads = key
     n = [r.case.n for r in points]
     roof = run.ceilings.copy.get(threads)
@@ -140,9 +152,8 @@ def _throughput(
         f"{dtype}, {threads} thread{'s' * (threads > 1)}" if case.device == "cpu" else dtype
     )
     axes.grid(axis="y", color="#eeeeee")
-    if legend:
+    if axes.get_subplotspec().is_first_col():
         axes.set_ylabel("GB/s of minimal traffic")
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 # ---- heat map ---------------------------------------------------------------------------------

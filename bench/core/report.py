@@ -32,14 +32,11 @@ class Run:
 
 
 def write_json(path: str | Path, run: Run) -> None:
-    """Times are seconds, rates bytes and FLOP per second."""
-    data = {
-        "schema": SCHEMA,
-        "machine": run.machine,
-        "ceilings": asdict(run.ceilings),
-        "results": [result.to_dict() for result in run.results],
-    }
-    _write(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    """Times are seconds, rates bytes and FLOP per second. A line per result, for readable diffs."""
+    head = {"schema": SCHEMA, "machine": run.machine, "ceilings": asdict(run.ceilings)}
+    lines = [f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}," for k, v in head.items()]
+    results = ",\n".join(json.dumps(r.to_dict(), ensure_ascii=False) for r in run.results)
+    _write(path, "\n".join(["{", *lines, '"results": [', results, "]", "}", ""]))
 
 
 def read_json(path: str | Path) -> Run:

@@ -16,6 +16,7 @@ from .case import PEER, Result, geomean
 
 PLAIN_WIDTH = 140
 MOST_LOSSES = 30
+LEAST_TIE = 0.995  # what prints as 1.00× is a tie
 NOT_RIVALS = ("copy",)  # a roof, not a way to do the job
 
 
@@ -37,7 +38,9 @@ def seconds(value: float | None) -> str:
 def ratio(value: float | None) -> Text:
     if value is None:
         return Text("–", style="dim")
-    return Text(f"{value:.2f}×", style="red" if value < 1 else "green" if value >= 1.2 else "")
+    return Text(
+        f"{value:.2f}×", style="red" if value < LEAST_TIE else "green" if value >= 1.2 else ""
+    )
 
 
 def rivals(result: Result) -> list[str]:
@@ -124,7 +127,10 @@ def tick(good: bool) -> Text:
 def losses(results: Sequence[Result]) -> list[tuple[float, str, Result]]:
     """(speed-up, peer, result) wherever a rival is faster, worst first."""
     found = [
-        (value, peer, r) for r in results for peer in rivals(r) if (value := r.speedup(peer)) < 1
+        (value, peer, r)
+        for r in results
+        for peer in rivals(r)
+        if (value := r.speedup(peer)) < LEAST_TIE
     ]
     return sorted(found, key=lambda loss: loss[0])
 

@@ -114,6 +114,42 @@ def _differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def _below(op, *args, **kwargs):
+    """The op without its autograd kernel, which, being Python, costs more than a small softmax."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op._op(*args, **kwargs)
+
+
+def _through_dispatcher() -> bool:
+    """Whether compilers or torch.func transforms are to see the op, and so must be asked first."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def call(op, tensors: tuple[Tensor | None, ...], *args, **kwargs):
+    """``op(*args, **kwargs)``; `tensors` are those among the arguments that can have a gradient."""
+    if _through_dispatcher() or _differentiated(*tensors):
+        return op(*args, **kwargs)
+    return _below(op, *args, **kwargs)
+
+
+def call_normalize(op, kind: str, x, dim, *, bias, row_scale, **kwargs):
+    """An op of softmax or log_softmax by the shortest way that keeps derivatives."""
+    if _through_dispatcher():
+        return op(x, dim, bias=bias, row_scale=row_scale, **kwargs)
+    if _differentiated(x, bias, row_scale):
+        return _Normalize.apply(partial(_below, op), x, bias, row_scale, kind, dim, kwargs)
+    return _below(op, x, dim, bias=bias, row_scale=row_scale, **kwargs)
+
+
+def call_logsumexp(op, x, dim, keepdim, *, bias, row_scale, **kwargs):
+    """The op of logsumexp by the shortest way that keeps derivatives."""
+    if _through_dispatcher():
+        return op(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
+    if _differentiated(x, bias, row_scale):
+        return _LogSumExp.apply(partial(_below, op), x, bias, row_scale, dim, keepdim, kwargs)
+    return _below(op, x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
+
+
 def _apply(function: type[Function], *args):
     """`function.apply` inside a dispatcher kernel, which sees one functorch level at a time;
     Function.apply itself would refuse under torch.func, taking it for a call from outside."""
@@ -137,7 +173,7 @@ def _nested_forward_mode(jvp):
 
 
 class _ScoreFunction(Function):
-    """What the two functions below share. `apply` is given (call, x, bias, row_scale, ...): the
+    """What the two functions below share. `apply` is given (run, x, bias, row_scale, ...): the
     tensors that can have a gradient are inputs 1, 2 and 3."""
 
     @staticmethod
@@ -198,13 +234,14 @@ class _Normalize(_ScoreFunction):
     """softmax, log_softmax and their _lse forms."""
 
     @staticmethod
-    def forward(ctx, call, x, bias, row_scale, kind, dim, kwargs):
-        result = call(x, dim, bias=bias, row_scale=row_scale, **kwargs)
+    def forward(ctx, run, x, bias, row_scale, kind, dim, kwargs):
+        result = run(x, dim, bias=bias, row_scale=row_scale, **kwargs)
         ctx.with_lse = isinstance(result, tuple)
         y = result[0] if ctx.with_lse else result
+        scale_wanted = ctx.needs_input_grad[3] or forward_ad._current_level >= 0
         tensors = {
             "y": y,
-            "x": x if row_scale is not None else None,  # what the gradient of row_scale needs
+            "x": x if row_scale is not None and scale_wanted else None,
             "row_scale": row_scale,
             "mask": kwargs["mask"],
             "lengths": kwargs["lengths"],
@@ -233,7 +270,9 @@ class _Normalize(_ScoreFunction):
             grad = y.new_zeros(()).expand(y.shape)
 
         def backward_op(scale, row_scale, dtype):
-            return _op(f"{ctx.kind}_backward")(
+            return call(
+                _op(f"{ctx.kind}_backward"),
+                (grad, y, row_scale, grad_lse),
                 grad,
                 y,
                 ctx.dim,
@@ -276,8 +315,8 @@ class _Normalize(_ScoreFunction):
 
 class _LogSumExp(_ScoreFunction):
     @staticmethod
-    def forward(ctx, call, x, bias, row_scale, dim, keepdim, kwargs):
-        lse = call(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
+    def forward(ctx, run, x, bias, row_scale, dim, keepdim, kwargs):
+        lse = run(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
         tensors = {
             "x": x,
             "lse": lse,
@@ -315,7 +354,9 @@ class _LogSumExp(_ScoreFunction):
             ds = _logsumexp_score_gradient(grad, x, lse, dims, **score)
             gradients = _ScoreFunction.input_gradients(ctx, ds, x, t["row_scale"], dims)
         else:
-            gradients = (_op("logsumexp_backward")(grad, x, lse, ctx.dim, **score), None, None)
+            wanted = (grad, x, lse, t["bias"], t["row_scale"])
+            dx = call(_op("logsumexp_backward"), wanted, grad, x, lse, ctx.dim, **score)
+            gradients = (dx, None, None)
         return None, *gradients, None, None, None
 
     @staticmethod
@@ -335,7 +376,7 @@ def normalize(op, kind):
         keyset, x, dim=(-1,), *, mask=None, bias=None, lengths=None, causal=0, scale=1.0,
         row_scale=None, zero_masked_rows=False, dtype=None, algorithm=0,
     ):  # fmt: skip
-        call = _redispatch(op, keyset)
+        run = _redispatch(op, keyset)
         kwargs = {
             "mask": mask,
             "lengths": lengths,
@@ -346,8 +387,8 @@ def normalize(op, kind):
             "algorithm": algorithm,
         }
         if _differentiated(x, bias, row_scale):
-            return _apply(_Normalize, call, x, bias, row_scale, kind, dim, kwargs)
-        return call(x, dim, bias=bias, row_scale=row_scale, **kwargs)
+            return _apply(_Normalize, run, x, bias, row_scale, kind, dim, kwargs)
+        return run(x, dim, bias=bias, row_scale=row_scale, **kwargs)
 
     return kernel
 
@@ -357,7 +398,7 @@ def logsumexp(op):
         keyset, x, dim=(-1,), keepdim=False, *, mask=None, bias=None, lengths=None, causal=0,
         scale=1.0, row_scale=None, algorithm=0,
     ):  # fmt: skip
-        call = _redispatch(op, keyset)
+        run = _redispatch(op, keyset)
         kwargs = {
             "mask": mask,
             "lengths": lengths,
@@ -366,8 +407,8 @@ def logsumexp(op):
             "algorithm": algorithm,
         }
         if _differentiated(x, bias, row_scale):
-            return _apply(_LogSumExp, call, x, bias, row_scale, dim, keepdim, kwargs)
-        return call(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
+            return _apply(_LogSumExp, run, x, bias, row_scale, dim, keepdim, kwargs)
+        return run(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
 
     return kernel
 

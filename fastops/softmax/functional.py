@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .. import _interop, _load
-from .autograd import accumulation_dtype
+from .autograd import accumulation_dtype, call_logsumexp, call_normalize
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -25,8 +25,10 @@ _MASKED_ROWS = {"nan": False, "zero": True}
 
 # The ops with the fewest arguments and no gradient, without the layers of OpOverload.__call__: for
 # a small tensor most of the time is spent on the way to the kernel.
-_plain_softmax = getattr(_load.op("_softmax"), "_op", _load.op("_softmax"))
-_plain_log_softmax = getattr(_load.op("_log_softmax"), "_op", _load.op("_log_softmax"))
+_plain_softmax = _load.fast_op("_softmax")
+_plain_softmax_out = _load.fast_op("_softmax", "out")
+_plain_log_softmax = _load.fast_op("_log_softmax")
+_plain_log_softmax_out = _load.fast_op("_log_softmax", "out")
 _is_compiling = torch.compiler.is_compiling
 
 
@@ -92,14 +94,8 @@ def softmax(
     O(numel) time, no extra memory of x's size; accumulates in float32 (float64 for float64).
     """
     if (
-        mask is None
-        and bias is None
-        and lengths is None
-        and scale is None
-        and out is None
-        and dtype is None
-        and causal is False
-        and return_lse is False
+        mask is bias is lengths is scale is dtype is None
+        and causal is return_lse is False
         and masked_rows == "nan"
         and algorithm == "auto"
         and type(x) is Tensor
@@ -108,7 +104,10 @@ def softmax(
         and not _is_compiling()
     ):
         try:
-            return _plain_softmax(x, dim)
+            if out is None:
+                return _plain_softmax(x, dim)
+            if _plain_out(x, out):
+                return _plain_softmax_out(x, dim, out=out)
         except (RuntimeError, TypeError):
             pass  # said properly below
     return _normalize(
@@ -139,14 +138,8 @@ def log_softmax(
     an element that takes part are NaN, or -inf with ``masked_rows="zero"``.
     """
     if (
-        mask is None
-        and bias is None
-        and lengths is None
-        and scale is None
-        and out is None
-        and dtype is None
-        and causal is False
-        and return_lse is False
+        mask is bias is lengths is scale is dtype is None
+        and causal is return_lse is False
         and masked_rows == "nan"
         and algorithm == "auto"
         and type(x) is Tensor
@@ -155,7 +148,10 @@ def log_softmax(
         and not _is_compiling()
     ):
         try:
-            return _plain_log_softmax(x, dim)
+            if out is None:
+                return _plain_log_softmax(x, dim)
+            if _plain_out(x, out):
+                return _plain_log_softmax_out(x, dim, out=out)
         except (RuntimeError, TypeError):
             pass  # said properly below
     return _normalize(
@@ -205,8 +201,21 @@ def logsumexp(
     acc = accumulation_dtype(x.dtype)
     score = _score_args(name, x, dims, mask, bias, lengths, causal, scale, acc)
     _load.require(name, x.device)
-    lse = torch.ops.fastops.logsumexp.default(x, dims, keepdim, **score)
+    lse = call_logsumexp(_load.op("logsumexp"), x, dims, keepdim, **score, algorithm=0)
     return lse if lse.dtype == x.dtype or _autocast_to_float(x) else lse.to(x.dtype)
+
+
+def _plain_out(x: Tensor, out: Any) -> bool:
+    """Whether out is plainly right for a plain x; _check_out has the last word where it is not."""
+    return (
+        type(out) is Tensor
+        and out.dtype == x.dtype
+        and out.shape == x.shape
+        and x.is_contiguous()
+        and out.is_contiguous()
+        and not out.requires_grad
+        and ((gap := out.data_ptr() - x.data_ptr()) == 0 or gap >= x.nbytes or -gap >= x.nbytes)
+    )
 
 
 def _autocast_to_float(x: Tensor) -> bool:
@@ -216,46 +225,49 @@ def _autocast_to_float(x: Tensor) -> bool:
 
 def _score_args(name, x, dims, mask, bias, lengths, causal, scale, acc) -> dict[str, Any]:
     """The checked arguments of the op that make scores of x."""
-    args: dict[str, Any] = {}
     if mask is not None:
         check.is_tensor(name, "mask", mask)
         check.is_dtype(name, "mask", mask, torch.bool)
         check.same_device(name, "mask", mask, x)
         check.broadcasts(name, "mask", mask, x.shape, "x.shape")
-        args["mask"] = mask
     if bias is not None:
         check.is_tensor(name, "bias", bias)
         check.is_dtype(name, "bias", bias, x.dtype, torch.float32)
         check.same_device(name, "bias", bias, x)
         check.broadcasts(name, "bias", bias, x.shape, "x.shape")
-        args["bias"] = bias
     if lengths is not None:
         check.is_tensor(name, "lengths", lengths)
         check.is_dtype(name, "lengths", lengths, torch.int32, torch.int64)
         check.same_device(name, "lengths", lengths, x)
         check.per_row(name, "lengths", lengths, x, dims)
         check.within(name, "lengths", lengths, 0, check.row_count(x.shape, dims))
-        args["lengths"] = lengths
     if causal is not False:
         check.one_of(name, "causal", causal, tuple(_CAUSAL))
         if x.ndim < 2:
             raise ValueError(f"{name}: expected x of at least 2 dims for causal, got {x.ndim}")
         if dims != (x.ndim - 1,):
             raise ValueError(f"{name}: expected dim == -1 for causal, got dim {dims}")
-        args["causal"] = _CAUSAL[causal]
+    row_scale = None
     if isinstance(scale, Tensor):
         check.is_tensor(name, "scale", scale)
         check.is_floating(name, "scale", scale)
         check.same_device(name, "scale", scale, x)
         check.per_row(name, "scale", scale, x, dims)
-        args["row_scale"] = scale.to(acc)
-    elif scale is not None:
-        if isinstance(scale, bool) or not isinstance(scale, Real):
-            raise TypeError(
-                f"{name}: expected scale to be a number or a tensor, got {type(scale).__name__}"
-            )
-        args["scale"] = float(scale)
-    return args
+        scale, row_scale = 1.0, scale.to(acc)
+    elif scale is None:
+        scale = 1.0
+    elif isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(
+            f"{name}: expected scale to be a number or a tensor, got {type(scale).__name__}"
+        )
+    return {
+        "mask": mask,
+        "bias": bias,
+        "lengths": lengths,
+        "causal": _CAUSAL[causal],
+        "scale": float(scale),
+        "row_scale": row_scale,
+    }
 
 
 def _normalize(
@@ -292,23 +304,24 @@ def _normalize(
         outs = _check_out(name, out, x, dims, dtype or x.dtype, acc, return_lse, inputs)
     _load.require(name, x.device)
 
-    op = getattr(torch.ops.fastops, f"{kind}_lse" if return_lse else kind)
-    kwargs = {
+    op_name = f"{kind}_lse" if return_lse else kind
+    args = {
         **score,
         "zero_masked_rows": _MASKED_ROWS[masked_rows],
         "dtype": dtype,
         "algorithm": _ALGORITHMS[algorithm],
     }
     if outs is None:
-        return op.default(x, dims, **kwargs)
+        return call_normalize(_load.op(op_name), kind, x, dims, **args)
     if torch.compiler.is_compiling():
         # Compilers cannot functionalise an op that returns what it was given; they fuse the copy.
-        result = op.default(x, dims, **kwargs)
+        result = _load.op(op_name)(x, dims, **args)
         for target, source in zip(outs, result if return_lse else (result,), strict=True):
             target.copy_(source)
         return out
-    with torch.no_grad():  # nothing here wants a gradient: checked
-        op.out(x, dims, **kwargs, **dict(zip(("out", "lse"), outs, strict=False)))
+    targets = dict(zip(("out", "lse"), outs, strict=False))
+    with torch._C._AutoDispatchBelowAutograd():  # nothing here wants a gradient: checked
+        _load.op(op_name, "out")(x, dims, **args, **targets)
     return out
 
 

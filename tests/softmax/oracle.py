@@ -10,8 +10,8 @@ reduced dims last, in row-major order.
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ Dims = int | tuple[int, ...]
 
 def op(name: str) -> Callable[..., Any]:
     return getattr(torch.ops.fastops, name)
+
+
+class ExactRows(NamedTuple):
+    scores: np.ndarray  # (rows, n), -inf where excluded
+    terms: np.ndarray  # what a score's finite terms sum to without their signs
+    maximum: np.ndarray  # (rows, 1)
+    exps: np.ndarray  # exp(scores - maximum); of the scores themselves where all are -inf
+    total: np.ndarray  # the sum of exps
 
 
 @dataclass(kw_only=True, repr=False)
@@ -46,7 +54,8 @@ class Problem:
 
     def __repr__(self) -> str:
         """Short enough for the report of a failure."""
-        shown = {name: _show(value) for name, value in vars(self).items() if value is not None}
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown = {name: _show(value) for name, value in given.items() if value is not None}
         return f"Problem({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     # ---- the op's arguments
@@ -122,44 +131,55 @@ class Problem:
 
     # ---- exactly
 
+    def __setattr__(self, name: str, value: object) -> None:
+        self.__dict__.pop("_exact_rows", None)
+        super().__setattr__(name, value)
+
     @np.errstate(all="ignore")
-    def exact_scores(self) -> np.ndarray:
-        dtype = exact_dtype(self.acc)
-        s = exact(self.rows(self.x), dtype) * dtype(self.scale)
-        if self.row_scale is not None:
-            s = s * exact(self.per_row(self.row_scale), dtype)
-        if self.bias is not None:
-            s = s + exact(self.rows(self.bias), dtype)
-        return np.where(self.takes_part().cpu().numpy(), s, -np.inf)
+    def exact_rows(self) -> "ExactRows":
+        """The exact side's intermediate results, computed once."""
+        if "_exact_rows" not in self.__dict__:
+            dtype = exact_dtype(self.acc)
+            s = exact(self.rows(self.x), dtype) * dtype(self.scale)
+            if self.row_scale is not None:
+                s = s * exact(self.per_row(self.row_scale), dtype)
+            terms = _finite(s)
+            if self.bias is not None:
+                bias = exact(self.rows(self.bias), dtype)
+                s, terms = s + bias, terms + _finite(bias)
+            s = np.where(self.takes_part().cpu().numpy(), s, -np.inf)
+            m = s.max(-1, keepdims=True, initial=-np.inf)  # NaN if any score is
+            exps = np.exp(s - np.where(m == -np.inf, 0, m))
+            self.__dict__["_exact_rows"] = ExactRows(s, terms, m, exps, exps.sum(-1, keepdims=True))
+        return self.__dict__["_exact_rows"]
 
     @np.errstate(all="ignore")
     def exact(self, kind: str) -> np.ndarray:
         """softmax or log_softmax (rows, n), or logsumexp (rows, 1), before rounding."""
-        s = self.exact_scores()
-        m = s.max(-1, keepdims=True, initial=-np.inf)  # NaN if any score is
+        s, _, m, exps, total = self.exact_rows()  # total is NaN where the maximum is NaN or +inf
         empty = m == -np.inf
-        shift = np.where(empty, 0, m)
-        total = np.exp(s - shift).sum(-1, keepdims=True)  # NaN with an infinite maximum
         if kind == "logsumexp":
-            return np.where(empty | (m == np.inf), m, shift + np.log(np.where(empty, 1, total)))
+            return np.where(empty | (m == np.inf), m, m + np.log(total))
         if kind == "softmax":
-            out, nothing = np.exp(s - shift) / total, 0.0
+            out, nothing = exps / total, 0.0
         else:
-            out, nothing = (s - shift) - np.log(total), -np.inf
+            out, nothing = (s - m) - np.log(total), -np.inf
         out = np.where(np.isnan(total), np.nan, out)
         return np.where(empty, nothing if self.zero_masked_rows else np.nan, out)
 
     @np.errstate(all="ignore")
     def size(self, kind: str) -> np.ndarray:
-        """What one rounding in the accumulator costs an output, relative to its precision: scores
-        that had to be computed are themselves rounded, those that are given only subtracted."""
-        s, reference = self.exact_scores(), self.exact(kind)
-        m = s.max(-1, keepdims=True, initial=-np.inf)
-        if kind == "logsumexp":
-            return 1 + np.abs(reference) + _finite(m)
+        """What roundings in the accumulator cost an output, in units of its precision. Scores that
+        are given are only subtracted from one another; those that are computed are rounded, and
+        their terms may cancel."""
+        s, terms, m, exps, total = self.exact_rows()
+        reference = _finite(self.exact(kind))
         computed = self.scale != 1 or self.row_scale is not None or self.bias is not None
-        cost = 1 + (_finite(s) + _finite(m) if computed else _finite(s - m))
-        return _finite(reference) * cost if kind == "softmax" else _finite(reference) + cost
+        inherited = (_finite(exps / total) * terms).sum(-1, keepdims=True) if computed else 0
+        if kind == "logsumexp":
+            return 1 + reference + _finite(m) + inherited
+        cost = 1 + _finite(s - m) + (terms + inherited if computed else 0)
+        return reference * cost if kind == "softmax" else reference + cost
 
     # ---- as plain PyTorch does
 
@@ -204,6 +224,13 @@ class Problem:
         self.check(kind, out)
         self.check_lse(lse)
         return out, lse
+
+    def check_kinds(self, **extra: Any) -> None:
+        for kind in KINDS:
+            self.check_all(kind, **extra)
+
+    def replace(self, **changes: Any) -> "Problem":
+        return replace(self, **changes)
 
 
 def _show(value: object) -> str:

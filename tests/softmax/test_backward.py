@@ -125,15 +125,16 @@ def check_both(problem: Problem, **args) -> None:
 
 
 SIZES = [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 255, 257, 511, 513,
-         1000, 1025, 2049, 4097, 8191, 16_385, 40_000, 65_537, 131_073, 262_145, 1_048_579]  # fmt: skip
+         1000, 1025, 2049, 4097, 8191, 16_385, 40_000, 65_537, 131_073]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n", SIZES)
 def test_sizes(n, dtype, device):
-    x = randn(max(1, min(67, 20_000 // n)), n, dtype=dtype, device=device, spread=2)
+    x = randn(max(1, min(67, 8_000 // n)), n, dtype=dtype, device=device, spread=2)
     check_both(Problem(x=x))
-    check_both(Problem(x=x), dlse=True)
+    if n < 5000:
+        check_both(Problem(x=x), dlse=True)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -304,6 +305,11 @@ def test_special_gradients(value, dtype, device):
         assert torch.equal(dx.isnan(), x.grad.isnan())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_beyond_any_scratch(dtype, device):
+    check_both(Problem(x=randn(1, 1_048_579, dtype=dtype, device=device)), dlse=True)
+
+
 # ---- logsumexp ----------------------------------------------------------------------------------
 
 
@@ -332,7 +338,7 @@ def check_lse_backward(problem: Problem, out: Tensor | None = None) -> None:
     cost = np.abs(problem.exact("logsumexp")) + 1
     reference = np.where(inside, problem.exact("softmax") * factor, 0)
     size = np.where(inside, problem.size("softmax") * np.abs(factor) * cost, 0)
-    wide = Problem(**{**vars(problem), "dtype": problem.acc})
+    wide = problem.replace(dtype=problem.acc)
     peer = wide.peer("softmax") * torch.from_numpy(factor.astype(np.float64)).to(
         grad.device, problem.acc
     )
@@ -342,7 +348,7 @@ def check_lse_backward(problem: Problem, out: Tensor | None = None) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", [1, 3, 16, 65, 130, 1025, 5003, 90_001, 1_048_579])
+@pytest.mark.parametrize("n", [1, 3, 16, 65, 130, 1025, 5003, 90_001])
 def test_logsumexp_sizes(n, dtype, device):
     x = randn(max(1, min(37, 20_000 // n)), n, dtype=dtype, device=device, spread=2)
     check_lse_backward(Problem(x=x))

@@ -15,27 +15,23 @@ pytestmark = pytest.mark.isa
 SIZES = [
     *range(1, 18), 23, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 127, 128, 129, 200, 255, 256,
     257, 383, 511, 512, 513, 1000, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4097, 8191, 8193,
-    16384, 32767, 65537, 131071, 262145, 1048579,
+    16384, 32767, 65537, 131071, 262145,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n", SIZES)
 def test_sizes(n, dtype, device):
-    rows = max(1, min(67, 20000 // n))
+    rows = max(1, min(67, 8000 // n))
     x = randn(rows, n, dtype=dtype, device=device, spread=4)
-    for kind in KINDS:
-        Problem(x=x).check_all(kind)
+    Problem(x=x).check_kinds()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(
-    "shape", [(1, 400_001), (2, 150_000), (3, 70_001), (5, 33_333), (70_003, 3)]
-)
+@pytest.mark.parametrize("shape", [(1, 200_001), (2, 70_000), (3, 40_001), (30_003, 3)])
 def test_few_and_many_rows(shape, dtype, device):
     x = randn(*shape, dtype=dtype, device=device)
-    for kind in KINDS:
-        Problem(x=x).check_all(kind)
+    Problem(x=x).check_kinds()
 
 
 @pytest.mark.parametrize("n", [1, 5, 16, 63, 65, 130, 515, 1030])
@@ -46,8 +42,7 @@ def test_alignments(kind, dtype, n, device):
     read what lies beside the row (NaN there)."""
     line = 64 // torch.empty(0, dtype=dtype).element_size()
     values = randn(3, n, dtype=dtype, device=device)
-    expected = op(kind)(values, [-1])
-    Problem(x=values).check(kind, expected)
+    problem = Problem(x=values)
     for start in range(line):
         x = lay_out(values, "contiguous", start=start)
         out = Guarded(x.shape, dtype, device=device, start=(start * 5 + 3) % line)
@@ -56,7 +51,8 @@ def test_alignments(kind, dtype, n, device):
         op(f"{kind}_lse").out(x, [-1], out=out.tensor, lse=lse.tensor)
         out.assert_intact()
         lse.assert_intact()
-        Problem(x=x).check(kind, out.tensor)
+        problem.check(kind, out.tensor)
+        problem.check_lse(lse.tensor)
 
 
 DIMS = [0, 1, 2, (0, 1), (1, 2), (0, 2), (2, 0), (0, 1, 2), (-1, -2)]
@@ -67,8 +63,7 @@ DIMS = [0, 1, 2, (0, 1), (1, 2), (0, 2), (2, 0), (0, 1, 2), (-1, -2)]
 def test_layouts(layout, dim, device):
     for dtype, shape in itertools.product(FLOATS, [(5, 7, 67), (3, 40, 16), (33, 2, 5)]):
         x = lay_out(randn(*shape, dtype=dtype, device=device), layout)
-        for kind in KINDS:
-            Problem(x=x, dim=dim).check_all(kind)
+        Problem(x=x, dim=dim).check_kinds()
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, (0, 2)])
@@ -111,23 +106,23 @@ def test_many_dims(rank, device):
     shape = (2, 3, 4, 3, 2, 5)[:rank]
     x = lay_out(randn(*shape, device=device), "apart")
     for dim in [*range(rank), *itertools.combinations(range(rank), 2), tuple(range(rank))]:
-        for kind in KINDS:
-            Problem(x=x, dim=dim).check_all(kind)
+        Problem(x=x, dim=dim).check_kinds()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("n", [1, 7, 64, 1000, 5003, 120_001, 600_000])
+@pytest.mark.parametrize("n", [1, 7, 64, 1000, 5003, 120_001, 300_000])
 def test_in_place(n, algorithm, dtype, device):
     """out= may be x itself: nothing may be read again after it was overwritten."""
     rows = max(1, min(9, 100_000 // n))
+    original = randn(rows, n, dtype=dtype, device=device, spread=3)
+    problem = Problem(x=original)
     for kind in KINDS:
-        original = randn(rows, n, dtype=dtype, device=device, spread=3)
         x = lay_out(original, "odd start")
-        lse = x.new_empty(rows, dtype=Problem(x=x).acc)
+        lse = x.new_empty(rows, dtype=problem.acc)
         op(f"{kind}_lse").out(x, [-1], algorithm=ALGORITHMS[algorithm], out=x, lse=lse)
-        Problem(x=original).check(kind, x)
-        Problem(x=original).check_lse(lse)
+        problem.check(kind, x)
+        problem.check_lse(lse)
 
 
 @pytest.mark.parametrize("layout", ["transposed", "stepped", "padded rows", "apart"])
@@ -159,11 +154,10 @@ def test_dtype_cast(dim, dtype, out_dtype, device):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("shape", [(40, 3), (21, 100), (5, 4099), (2, 90_001), (1, 1_300_003)])
+@pytest.mark.parametrize("shape", [(40, 3), (21, 100), (5, 4099), (1, 90_001)])
 def test_algorithms(shape, algorithm, dtype, device):
     x = randn(*shape, dtype=dtype, device=device, spread=10)
-    for kind in KINDS:
-        Problem(x=x).check_all(kind, algorithm=ALGORITHMS[algorithm])
+    Problem(x=x).check_kinds(algorithm=ALGORITHMS[algorithm])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -171,7 +165,7 @@ def test_algorithms(shape, algorithm, dtype, device):
 def test_moving_maximum(order, algorithm, device):
     """A maximum that changes at every step, or once, late: the running sum must be rescaled each
     time, and by a factor that may underflow."""
-    for dtype, n in itertools.product(FLOATS, [33, 1000, 40_000]):
+    for dtype, n in itertools.product(FLOATS, [33, 1000, 20_000]):
         ramp = torch.linspace(-200, 200, n)
         if order == "falling":
             ramp = ramp.flip(0)
@@ -179,8 +173,7 @@ def test_moving_maximum(order, algorithm, device):
             ramp = torch.full((n,), -150.0)
             ramp[n // 3], ramp[-1] = 50, 120
         x = ramp.to(dtype).to(device).expand(3, n).contiguous()
-        for kind in KINDS:
-            Problem(x=x).check_all(kind, algorithm=ALGORITHMS[algorithm])
+        Problem(x=x).check_kinds(algorithm=ALGORITHMS[algorithm])
 
 
 @pytest.mark.parametrize("layout", DENSE_LAYOUTS)

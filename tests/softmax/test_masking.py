@@ -16,8 +16,7 @@ ALL_KINDS = (*KINDS, "logsumexp")
 
 
 def check_all_kinds(problem: Problem, **extra) -> None:
-    for kind in KINDS:
-        problem.check_all(kind, **extra)
+    problem.check_kinds(**extra)
     problem.check_lse(
         op("logsumexp")(problem.x, problem.dims, **problem.score_args(), **extra),
         accumulator(problem.x.dtype),
@@ -42,11 +41,11 @@ def test_mask_broadcasts(mask_shape, dim, dtype, device):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", [1, 3, 15, 16, 17, 63, 64, 65, 300, 1025, 8200, 90_001, 1_100_001])
+@pytest.mark.parametrize("n", [1, 3, 15, 16, 17, 63, 64, 65, 300, 1025, 8200, 90_001])
 @pytest.mark.parametrize("share", [0.02, 0.5, 1])
 def test_mask_sizes(share, n, dtype, device):
     """From rows that lose all but a few elements to rows that lose none."""
-    rows = max(1, min(37, 20_000 // n))
+    rows = max(1, min(37, 8_000 // n))
     x = randn(rows, n, dtype=dtype, device=device, spread=4)
     mask = booleans(rows, n, device=device, share=share)
     check_all_kinds(Problem(x=x, mask=mask, zero_masked_rows=True))
@@ -92,7 +91,7 @@ def test_what_is_excluded_has_no_influence(algorithm, n, dtype, device):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("n", [1, 7, 64, 1000, 70_001])
+@pytest.mark.parametrize("n", [1, 7, 64, 1000, 10_001])
 @pytest.mark.parametrize("how", ["mask", "lengths", "-inf", "bias", "mask and -inf"])
 @pytest.mark.parametrize("dim", [-1, 0])
 def test_masked_rows(dim, how, n, dtype, device):
@@ -130,10 +129,11 @@ def test_masked_rows(dim, how, n, dtype, device):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
-@pytest.mark.parametrize("n", [1, 17, 64, 130, 2050, 70_001])
+@pytest.mark.parametrize("n", [1, 17, 64, 130, 2050, 20_001])
 def test_lengths(n, index, dtype, device):
-    x = randn(19, n, dtype=dtype, device=device, spread=3)
-    lengths = integers(0, n, 19, dtype=index, device=device)
+    rows = max(3, min(19, 8000 // n))
+    x = randn(rows, n, dtype=dtype, device=device, spread=3)
+    lengths = integers(0, n, rows, dtype=index, device=device)
     lengths[0], lengths[1], lengths[-1] = n, 1, 0
     check_all_kinds(Problem(x=x, lengths=lengths))
     check_all_kinds(Problem(x=x, lengths=lengths[:, None], zero_masked_rows=True))
@@ -162,7 +162,7 @@ def test_lengths_count_in_row_major_order(dim, layout, device):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("causal", [1, 2])
 @pytest.mark.parametrize(
-    "queries, keys", [(1, 1), (7, 7), (33, 70), (70, 33), (1, 65), (65, 1), (300, 300)]
+    "queries, keys", [(1, 1), (7, 7), (33, 70), (70, 33), (1, 65), (65, 1), (130, 130)]
 )
 def test_causal(queries, keys, causal, dtype, device):
     x = randn(3, queries, keys, dtype=dtype, device=device, spread=3)
@@ -236,7 +236,7 @@ def test_bias_layouts(bias_layout, device):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    "shape", [(2, 5, 9), (3, 16, 64), (2, 33, 130), (2, 4, 5003), (1, 2, 130_001)]
+    "shape", [(2, 5, 9), (3, 16, 64), (2, 33, 130), (2, 4, 5003), (1, 2, 40_001)]
 )
 def test_everything_at_once(shape, algorithm, dtype, device):
     b, q, k = shape

@@ -72,14 +72,12 @@ def test_negative_infinity_up_to_a_border(algorithm, dtype, device):
         (100, 64),
         (5000, 4097),
         (40_000, 33_000),
-        (300_001, 262_144),
-        (300_001, 300_000),
+        (100_001, 65_536),
     ):
         x = randn(3, n, dtype=dtype, device=device)
         x[0, :start] = -INF
         x[1, start:] = -INF
-        for kind in KINDS:
-            Problem(x=x).check_all(kind, algorithm=ALGORITHMS[algorithm])
+        Problem(x=x).check_kinds(algorithm=ALGORITHMS[algorithm])
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
