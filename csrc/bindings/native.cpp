@@ -26,15 +26,18 @@ void stream_copy(const py::buffer& dst, const py::buffer& src, int threads) {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "fastops build information and CPU instruction sets";
-  m.def("cpu_isas", [] {
-    py::list rows;
-    for (int i = 0; i < fastops::cpu::kIsaCount; ++i) {
-      const auto isa = static_cast<fastops::cpu::Isa>(i);
-      rows.append(py::make_tuple(fastops::cpu::name(isa), fastops::cpu::built(isa),
-                                 fastops::cpu::supported(isa)));
-    }
-    return rows;
-  }, "(name, built, supported) of each instruction set, least first.");
+  m.def(
+      "cpu_isas",
+      [] {
+        py::list rows;
+        for (int i = 0; i < fastops::cpu::kIsaCount; ++i) {
+          const auto isa = static_cast<fastops::cpu::Isa>(i);
+          rows.append(py::make_tuple(fastops::cpu::name(isa), fastops::cpu::built(isa),
+                                     fastops::cpu::supported(isa)));
+        }
+        return rows;
+      },
+      "(name, built, supported) of each instruction set, least first.");
   m.def("active_isa", [] { return fastops::cpu::name(fastops::cpu::active_isa()); });
   m.def("stream_copy", &stream_copy, py::arg("dst"), py::arg("src"), py::arg("threads"),
         "Copies src to dst (buffers of one size) with non-temporal stores, past the cache.");

@@ -38,8 +38,9 @@ __device__ __forceinline__ T warp_sum(T v, int lanes) {
 // calls: a warp may still read the last call's while a faster one writes the next, but never two
 // calls apart. `phase` alternates between calls.
 template <typename Op>
-__device__ __forceinline__ typename Op::Stat block_reduce(
-    typename Op::Stat stat, typename Op::Stat (*partials)[kWarp], int phase) {
+__device__ __forceinline__ typename Op::Stat block_reduce(typename Op::Stat stat,
+                                                          typename Op::Stat (*partials)[kWarp],
+                                                          int phase) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int warps = blockDim.x / kWarp;
   stat = Op::warp_reduce(stat, kWarp);

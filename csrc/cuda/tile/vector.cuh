@@ -54,8 +54,8 @@ __device__ __forceinline__ uint64_t join(uint32_t low, uint32_t high) {
   return low | static_cast<uint64_t>(high) << 32;
 }
 __device__ __forceinline__ Raw raw_of(uint64_t low, uint64_t high) {
-  return {static_cast<uint32_t>(low), static_cast<uint32_t>(low >> 32),
-          static_cast<uint32_t>(high), static_cast<uint32_t>(high >> 32)};
+  return {static_cast<uint32_t>(low), static_cast<uint32_t>(low >> 32), static_cast<uint32_t>(high),
+          static_cast<uint32_t>(high >> 32)};
 }
 
 __device__ __forceinline__ float to_float(float v) { return v; }

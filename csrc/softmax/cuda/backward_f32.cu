@@ -2,6 +2,7 @@
 
 namespace fastops::softmax::cuda {
 
-template void run_backward<float>(const BackwardParams& p, const Plan& plan, bool full, void* stream);
+template void run_backward<float>(const BackwardParams& p, const Plan& plan, bool full,
+                                  void* stream);
 
 }  // namespace fastops::softmax::cuda

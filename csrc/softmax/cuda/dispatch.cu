@@ -1,4 +1,5 @@
-// The entry points of the CUDA backend: ask the device what it is, plan, run.
+// The entry points of the CUDA backend: ask the device what it is, plan, run. Params::algorithm
+// chooses nothing here: every kernel keeps the row on the chip, or sweeps it twice where it cannot.
 #include <cstdlib>
 #include <cstring>
 

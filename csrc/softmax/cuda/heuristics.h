@@ -32,13 +32,13 @@ enum class Kernel : int8_t {
 
 struct Plan {
   Kernel kernel = Kernel::strided;
-  int vecs = 0;         // rows: vectors a lane holds of a row
-  int lanes = 0;        // rows: lanes per row; column, strided: rows or packs along x
-  int parts = 0;        // column, strided: threads that share a row
-  int threads = 0;      // per block
-  int slots = 0;        // stream, cluster: vectors a thread holds
+  int vecs = 0;            // rows: vectors a lane holds of a row
+  int lanes = 0;           // rows: lanes per row; column, strided: rows or packs along x
+  int parts = 0;           // column, strided: threads that share a row
+  int threads = 0;         // per block
+  int slots = 0;           // stream, cluster: vectors a thread holds
   int blocks_per_row = 1;  // cluster: its size; split: chunks
-  int chunk = 0;        // split: elements per chunk
+  int chunk = 0;           // split: elements per chunk
   int64_t blocks = 0;
   size_t shared_bytes = 0;
   size_t workspace_bytes = 0;
@@ -47,15 +47,15 @@ struct Plan {
 // What a plan depends on.
 struct Problem {
   int64_t rows = 1, n = 1;
-  DType in = DType::f32;   // of x (or y), and what every vectorised input has
-  bool tuned = false;      // the dtypes have vectorised kernels
-  bool contiguous = false; // rows lie in memory one element after the other
-  bool columns = false;    // vectors lie across rows: last row dim contiguous and aligned
-  bool aligned = false;    // every row starts on 16 bytes
-  bool full = false;       // mask, bias, lengths, causality or a scale per row
+  DType in = DType::f32;    // of x (or y), and what every vectorised input has
+  bool tuned = false;       // the dtypes have vectorised kernels
+  bool contiguous = false;  // rows lie in memory one element after the other
+  bool columns = false;     // vectors lie across rows: last row dim contiguous and aligned
+  bool aligned = false;     // every row starts on 16 bytes
+  bool full = false;        // mask, bias, lengths, causality or a scale per row
   bool backward = false;
-  bool reduces = true;     // false: logsumexp backward
-  int inputs = 1;          // tensors of x's size that are read
+  bool reduces = true;  // false: logsumexp backward
+  int inputs = 1;       // tensors of x's size that are read
   int64_t last_row_dim = 1;
   bool rows_fast = false;  // neighbouring rows are nearer in memory than neighbouring elements
 };
@@ -63,11 +63,11 @@ struct Problem {
 inline constexpr int kVectorBytes = 16;
 inline constexpr int kWarpLanes = 32;
 inline constexpr int kMaxBlockRowVectors = 2048;  // 512 threads * 4
-inline constexpr int kSplitStep = 1024;           // vectors a block of the split kernels takes a turn
-inline constexpr int kMaxChunkVectors = 65536;    // 256 additions a thread: error stays near 1e-7
-inline constexpr int kSplitFrom = 8192;           // rows fewer than half the SMs: split above this
+inline constexpr int kSplitStep = 1024;         // vectors a block of the split kernels takes a turn
+inline constexpr int kMaxChunkVectors = 65536;  // 256 additions a thread: error stays near 1e-7
+inline constexpr int kSplitFrom = 8192;         // rows fewer than half the SMs: split above this
 inline constexpr int kStreamBlock = 512;
-inline constexpr int kStaticShared = 2048;        // more than any stream kernel declares
+inline constexpr int kStaticShared = 2048;            // more than any stream kernel declares
 inline constexpr int kComfortableSlice = 112 * 1024;  // two blocks fit an SM of sm_90
 inline constexpr int kPortableClusterSize = 8, kMaxClusterSize = 16;
 
@@ -100,8 +100,7 @@ inline Plan plan_rows(const Problem& q, int64_t vectors) {
   else plan.vecs = vectors <= 8 ? 1 : vectors <= 16 ? 2 : vectors <= 128 ? 4 : 8;
   plan.lanes = std::min(kWarpLanes, round_up_pow2(ceil_div(vectors, plan.vecs)));
   plan.threads = 128;
-  plan.blocks =
-      ceil_div(q.rows, int64_t(plan.threads / plan.lanes) * rows_in_flight(q, plan.vecs));
+  plan.blocks = ceil_div(q.rows, int64_t(plan.threads / plan.lanes) * rows_in_flight(q, plan.vecs));
   return plan;
 }
 
@@ -120,8 +119,9 @@ inline Plan plan_split(const Problem& q, const Device& device, int64_t vectors) 
   return plan;
 }
 
-// Blocks of a stream kernel that share an SM: by shared memory and by its 2048 threads.
-inline int stream_blocks_per_sm(const Device& device, size_t shared_bytes) {
+// Blocks of a stream kernel that share an SM: by shared memory, and by registers (stream.cuh).
+inline int stream_blocks_per_sm(const Problem& q, const Device& device, size_t shared_bytes) {
+  if (q.full || q.in == DType::f64) return 1;
   const int64_t fit = (device.shared_optin + 1024) / int64_t(shared_bytes + kStaticShared);
   return static_cast<int>(std::clamp<int64_t>(fit, 1, 2));
 }
@@ -138,7 +138,7 @@ inline Plan plan_stream(const Problem& q, const Device& device, int64_t vectors,
   plan.shared_bytes = static_cast<size_t>(shared);
   plan.blocks_per_row = cluster;
   const int64_t resident =
-      int64_t(device.sm_count) * stream_blocks_per_sm(device, plan.shared_bytes);
+      int64_t(device.sm_count) * stream_blocks_per_sm(q, device, plan.shared_bytes);
   plan.blocks = cluster * std::min(q.rows, std::max<int64_t>(1, resident / cluster));
   return plan;
 }
@@ -169,12 +169,11 @@ inline Plan plan_walk(const Problem& q, Kernel kernel) {
   const int most_parts = round_up_pow2(std::clamp<int64_t>(ceil_div(q.n, 16), 1, 256));
   plan.lanes = wide ? std::min(32, round_up_pow2(across)) : 1;
   plan.parts = wide ? std::min(most_parts, 256 / plan.lanes) : std::max(32, most_parts);
-  if (plan.lanes * plan.parts < 128)
-    plan.lanes = std::min(128 / plan.parts, round_up_pow2(across));
+  if (plan.lanes * plan.parts < 128) plan.lanes = std::min(128 / plan.parts, round_up_pow2(across));
   plan.threads = std::max(32, plan.lanes * plan.parts);
   plan.lanes = plan.threads / plan.parts;
-  plan.blocks = ceil_div(across, plan.lanes) * (kernel == Kernel::column ? q.rows / q.last_row_dim
-                                                                         : 1);
+  plan.blocks =
+      ceil_div(across, plan.lanes) * (kernel == Kernel::column ? q.rows / q.last_row_dim : 1);
   return plan;
 }
 
@@ -251,9 +250,9 @@ void describe(Problem& q, const Params& p, const Operand& x, const Operand& out)
   q.aligned = rows_aligned(s, x, kVectorBytes);
   q.last_row_dim = s.row_dims > 0 ? s.row_size[s.row_dims - 1] : 1;
   auto magnitude = [](int64_t v) { return v < 0 ? -v : v; };
-  q.rows_fast = s.row_dims > 0 && (s.reduce_dims == 0 ||
-                                   magnitude(x.row_stride[s.row_dims - 1]) <
-                                       magnitude(x.reduce_stride[s.reduce_dims - 1]));
+  q.rows_fast =
+      s.row_dims > 0 && (s.reduce_dims == 0 || magnitude(x.row_stride[s.row_dims - 1]) <
+                                                   magnitude(x.reduce_stride[s.reduce_dims - 1]));
   // A scale of 0 or NaN does not keep the -inf that stands for an absent element.
   q.full = p.mask || p.bias || p.lengths || p.causal || !(p.scale < 0 || p.scale > 0);
 }

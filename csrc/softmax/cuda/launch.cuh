@@ -16,9 +16,9 @@ using fastops::cuda::Launch;
 // Blocks over x and y, as linear_block() reads them; the last row of blocks may overhang.
 inline dim3 grid_of(int64_t blocks) {
   constexpr int64_t kMaxX = int64_t(1) << 30;
-  return blocks <= kMaxX ? dim3(static_cast<unsigned>(blocks))
-                         : dim3(static_cast<unsigned>(kMaxX),
-                                static_cast<unsigned>(ceil_div(blocks, kMaxX)));
+  return blocks <= kMaxX
+             ? dim3(static_cast<unsigned>(blocks))
+             : dim3(static_cast<unsigned>(kMaxX), static_cast<unsigned>(ceil_div(blocks, kMaxX)));
 }
 
 inline Launch config(const char* name, const Plan& plan, void* stream) {
@@ -46,8 +46,8 @@ void run_contiguous(const typename Op::Params& p, const Plan& plan, void* stream
         constexpr bool kBackward = std::is_same_v<typename Op::Params, BackwardParams>;
         switch (plan.vecs) {
           case 1: return rows(&rows_kernel<Op, 1, 4>);
-          case 2: return rows(&rows_kernel<Op, 2, kBackward ? 2 : 4>);
-          case 4: return rows(&rows_kernel<Op, 4, kBackward ? 1 : 2>);
+          case 2: return rows(&rows_kernel < Op, 2, kBackward ? 2 : 4 >);
+          case 4: return rows(&rows_kernel < Op, 4, kBackward ? 1 : 2 >);
           default:
             if constexpr (!kBackward) return rows(&rows_kernel<Op, 8, 1>);
         }
@@ -87,8 +87,8 @@ void run_forward(const ForwardParams& p, const Plan& plan, bool full, void* stre
   const bool log = p.kind != Kind::softmax;
   if (plan.kernel == Kernel::cluster) return run_cluster(p, plan, full, stream);
   if (plan.kernel == Kernel::column)
-    return launch(&column_forward_kernel<In>, config("softmax column", plan, stream), p,
-                  plan.lanes, plan.parts);
+    return launch(&column_forward_kernel<In>, config("softmax column", plan, stream), p, plan.lanes,
+                  plan.parts);
   if (log) {
     return full ? run_contiguous<Forward<In, true, true>>(p, plan, stream)
                 : run_contiguous<Forward<In, true, false>>(p, plan, stream);

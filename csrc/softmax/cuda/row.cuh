@@ -65,9 +65,9 @@ __device__ __forceinline__ void store_any(DType dtype, void* data, int64_t i, Ac
     static_cast<float*>(data)[i] = static_cast<float>(v);
   } else {
     const float f = static_cast<float>(v);
-    static_cast<unsigned short*>(data)[i] =
-        dtype == DType::f16 ? __half_as_ushort(__float2half_rn(f))
-                            : __bfloat16_as_ushort(__float2bfloat16_rn(f));
+    static_cast<unsigned short*>(data)[i] = dtype == DType::f16
+                                                ? __half_as_ushort(__float2half_rn(f))
+                                                : __bfloat16_as_ushort(__float2bfloat16_rn(f));
   }
 }
 
@@ -108,14 +108,16 @@ struct RowScores {
     row_offsets(p.shape, row, strides, offset);
     s.limit = static_cast<int>(max(int64_t(0), min(int64_t(count), valid_length(p, row) - begin)));
     s.mask_stride = p.mask.reduce_stride[0];
-    s.mask = p.mask.data ? static_cast<const uint8_t*>(p.mask.data) + offset[0] + begin * s.mask_stride
-                    : nullptr;
+    s.mask = p.mask.data
+                 ? static_cast<const uint8_t*>(p.mask.data) + offset[0] + begin * s.mask_stride
+                 : nullptr;
     s.bias_dtype = p.bias.dtype;
     s.bias_stride = p.bias.reduce_stride[0];
     s.bias = p.bias.data;
     s.bias_at = offset[1] + begin * s.bias_stride;
     s.scale = static_cast<Acc>(p.scale);
-    if (p.row_scale.data != nullptr) s.scale *= static_cast<const Acc*>(p.row_scale.data)[offset[2]];
+    if (p.row_scale.data != nullptr)
+      s.scale *= static_cast<const Acc*>(p.row_scale.data)[offset[2]];
     return s;
   }
 

@@ -46,8 +46,9 @@ inline constexpr int kRowsThreads = 128;
 //   barriers  none; 2 log2(lanes) shuffles per kRows rows
 //   in flight kVecs * kRows vectors a thread before the first use
 template <typename Op, int kVecs, int kRows>
-__global__ __launch_bounds__(kRowsThreads) void rows_kernel(
-    const __grid_constant__ typename Op::Params p, int lanes) {
+__global__ __launch_bounds__(kRowsThreads) void rows_kernel(const __grid_constant__
+                                                            typename Op::Params p,
+                                                            int lanes) {
   const int lane = threadIdx.x & (lanes - 1);
   const int group = threadIdx.x / lanes, groups = kRowsThreads / lanes;
   const int64_t first_row = linear_block() * groups * kRows + group;
@@ -96,8 +97,8 @@ inline constexpr int kBlockRowVecs = 4;
 //   barriers  one
 //   shared    one statistic per warp
 template <typename Op>
-__global__ __launch_bounds__(kBlockRowThreads) void block_row_kernel(
-    const __grid_constant__ typename Op::Params p) {
+__global__ __launch_bounds__(kBlockRowThreads) void block_row_kernel(const __grid_constant__
+                                                                     typename Op::Params p) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
   const int64_t at = linear_block();
   if (at >= p.shape.rows) return;

@@ -49,8 +49,9 @@ __device__ __forceinline__ Chunk chunk_of(const Params& p, int64_t block, int ch
 //   barriers  one
 //   in flight 4 vectors a thread and input
 template <typename Op>
-__global__ __launch_bounds__(kSplitThreads) void split_reduce_kernel(
-    const __grid_constant__ typename Op::Params p, int chunks, int size) {
+__global__ __launch_bounds__(kSplitThreads) void split_reduce_kernel(const __grid_constant__
+                                                                     typename Op::Params p,
+                                                                     int chunks, int size) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
   const int64_t block = linear_block();
   if (block >= p.shape.rows * chunks) return;
@@ -67,8 +68,9 @@ __global__ __launch_bounds__(kSplitThreads) void split_reduce_kernel(
 //   bytes     inputs once more, output once; chunks * 8 bytes a block from L2
 //   barriers  one
 template <typename Op>
-__global__ __launch_bounds__(kSplitThreads) void split_write_kernel(
-    const __grid_constant__ typename Op::Params p, int chunks, int size) {
+__global__ __launch_bounds__(kSplitThreads) void split_write_kernel(const __grid_constant__
+                                                                    typename Op::Params p,
+                                                                    int chunks, int size) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
   const int64_t block = linear_block();
   if (block >= p.shape.rows * chunks) return;
@@ -82,9 +84,8 @@ __global__ __launch_bounds__(kSplitThreads) void split_write_kernel(
   if (threadIdx.x == 0 && c.index == 0) Op::write_row(p, c.row, total);
   const typename Op::Row row = Op::locate(p, c.row, c.begin, c.count);
   const typename Op::Final final = Op::finish(p, c.row, total);
-  for_each_vector<Op>(row, [&](int v, const typename Op::Held& held) {
-    Op::write(row, v, held, final);
-  });
+  for_each_vector<Op>(
+      row, [&](int v, const typename Op::Held& held) { Op::write(row, v, held, final); });
 }
 
 }  // namespace fastops::softmax::cuda

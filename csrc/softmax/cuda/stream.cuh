@@ -13,6 +13,9 @@ namespace fastops::softmax::cuda {
 inline constexpr int kStreamThreads = 512;
 inline constexpr int kMaxCluster = 16;
 
+template <typename Op>
+inline constexpr int kStreamBlocksPerSm = Op::kFull || sizeof(typename Op::In) == 8 ? 1 : 2;
+
 // Starts the copy of vector v of a row into this thread's slot. Only whole vectors can be copied
 // asynchronously; a partial one is put together here and now.
 template <typename Op>
@@ -63,9 +66,12 @@ __device__ __forceinline__ typename Op::Stat cluster_reduce(typename Op::Stat st
 //   bytes     each operand moved once
 //   barriers  one a row, and one of the cluster
 //   in flight up to the whole of shared memory
+//   registers 64 where two blocks share an SM; fp64 and full rows need more, and have it to itself
 template <typename Op, bool kCluster>
-__global__ __launch_bounds__(kStreamThreads, 2) void stream_kernel(
-    const __grid_constant__ typename Op::Params p, int slots) {
+__global__ __launch_bounds__(kStreamThreads,
+                             kStreamBlocksPerSm<Op>) void stream_kernel(const __grid_constant__
+                                                                        typename Op::Params p,
+                                                                        int slots) {
   FASTOPS_DYNAMIC_SHARED(shared);
   __shared__ typename Op::Stat partials[2][fastops::cuda::kWarp];
   __shared__ typename Op::Stat peers[2][kMaxCluster];

@@ -82,7 +82,8 @@ __device__ __forceinline__ SumLive<Acc> merge_sum_live(SumLive<Acc> a, SumLive<A
   return {a.sum + b.sum, fastops::cuda::maximum(a.live, b.live)};
 }
 
-// softmax, log_softmax and logsumexp over columns of memory, 16 bytes of neighbouring rows a thread.
+// softmax, log_softmax and logsumexp over columns of memory, 16 bytes of neighbouring rows a
+// thread.
 //
 //   bytes     x twice (the second time mostly from L2), out once
 //   barriers  1 + log2(parts), each for one element of a pack at a time
@@ -108,8 +109,8 @@ __global__ __launch_bounds__(kWalkThreads) void column_forward_kernel(
   const In* x = static_cast<const In*>(p.x.data) + row_offset(p, row, p.x.row_stride);
   const int64_t step = p.x.reduce_stride[0];
   const Acc scale = static_cast<Acc>(p.scale);
-  const uint64_t fill = p.scale < 0 ? fastops::cuda::Element<In>::kInfinity
-                                    : fastops::cuda::kNegativeInfinity<In>;
+  const uint64_t fill =
+      p.scale < 0 ? fastops::cuda::Element<In>::kInfinity : fastops::cuda::kNegativeInfinity<In>;
 
   LongMaxSum<Acc> stat[kV];
 #pragma unroll 1
@@ -134,8 +135,8 @@ __global__ __launch_bounds__(kWalkThreads) void column_forward_kernel(
   const bool log = p.kind != Kind::softmax;
 #pragma unroll
   for (int i = 0; i < kV; ++i) {
-    const MaxSum<Acc> total = combine_parts(shared, stat[i].total(), part, parts, column, lanes,
-                                            merge_max_sum<Acc>);
+    const MaxSum<Acc> total =
+        combine_parts(shared, stat[i].total(), part, parts, column, lanes, merge_max_sum<Acc>);
     __syncthreads();
     factor[i] = row_factor(log, p.zero_masked_rows, total);
     if (active && part == 0 && p.lse.data != nullptr)
@@ -215,17 +216,16 @@ __global__ __launch_bounds__(kWalkThreads) void column_backward_kernel(
   uint32_t masked_out = 0;
 #pragma unroll
   for (int i = 0; i < kV; ++i) {
-    const SumLive<Acc> total =
-        combine_parts(shared, SumLive<Acc>{sum[i].total(), live[i]}, part, parts, column, lanes,
-                      merge_sum_live<Acc>);
+    const SumLive<Acc> total = combine_parts(shared, SumLive<Acc>{sum[i].total(), live[i]}, part,
+                                             parts, column, lanes, merge_sum_live<Acc>);
     __syncthreads();
     c[i] = total.sum;
     if (p.dlse.data != nullptr)
       c[i] -= static_cast<const Acc*>(p.dlse.data)[row_offset(p, row + i, p.dlse.row_stride)];
     factor[i] = static_cast<Acc>(p.scale);
     if (p.row_scale.data != nullptr)
-      factor[i] *= static_cast<const Acc*>(
-          p.row_scale.data)[row_offset(p, row + i, p.row_scale.row_stride)];
+      factor[i] *=
+          static_cast<const Acc*>(p.row_scale.data)[row_offset(p, row + i, p.row_scale.row_stride)];
     if (log && p.zero_masked_rows && total.live == Acc(0)) masked_out |= 1u << i;
   }
 
@@ -335,8 +335,8 @@ __global__ __launch_bounds__(kWalkThreads) void strided_forward_kernel(
     for (int k = 0; k < kWalkUnroll; ++k) s[k] = any.score(p, p.x, j0 + k * parts);
     stat.add(s);
   }
-  const MaxSum<Acc> total = combine_parts(shared, stat.total(), at.part, parts, at.column, lanes,
-                                          merge_max_sum<Acc>);
+  const MaxSum<Acc> total =
+      combine_parts(shared, stat.total(), at.part, parts, at.column, lanes, merge_max_sum<Acc>);
   if (active && at.part == 0 && p.lse.data != nullptr)
     static_cast<Acc*>(p.lse.data)[row_offset(p, row, p.lse.row_stride)] = log_sum_exp(total);
   if (p.out.data == nullptr) return;
@@ -368,10 +368,9 @@ __global__ __launch_bounds__(kWalkThreads) void strided_backward_kernel(
   const int64_t n = active ? p.shape.n : 0;
   const AnyRow<Acc> any = AnyRow<Acc>::locate(p, p.y, row);
   const int64_t dy_row = row_offset(p, row, p.dy.row_stride);
-  const Acc dlse =
-      p.dlse.data != nullptr
-          ? static_cast<const Acc*>(p.dlse.data)[row_offset(p, row, p.dlse.row_stride)]
-          : Acc(0);
+  const Acc dlse = p.dlse.data != nullptr
+                       ? static_cast<const Acc*>(p.dlse.data)[row_offset(p, row, p.dlse.row_stride)]
+                       : Acc(0);
   const bool log = p.kind == Kind::log_softmax;
   const auto y_at = [&](int64_t j) {
     return load_any<Acc>(p.y.dtype, p.y.data,
