@@ -63,11 +63,9 @@ struct ScaledExps {
     a = a * VecF32(factor);
     b = b * VecF32(factor);
   }
-  void get(int64_t j, int n, VecF32& a, VecF32& b) const {
-    Natural<float>::load(from + j, n, a, b);
-    a = a * VecF32(factor);
-    b = b * VecF32(factor);
-  }
+  // The order within a unit is the loader's, so a part of one is not its first n floats. Scratch
+  // goes on behind the row.
+  void get(int64_t j, int, VecF32& a, VecF32& b) const { get(j, a, b); }
 };
 
 // (x * scale - shift) - log_sum, from x itself.
