@@ -12,7 +12,7 @@ namespace fastops::softmax::cpu {
 namespace {
 
 // n contiguous elements of one row. mask: one byte an element, or null; bias (logsumexp): in the
-// accumulation type, or null.
+// accumulation type, or null; ahead: bytes between a prefetch and its use.
 struct Chunk {
   const void* y;
   const void* dy;
@@ -20,6 +20,7 @@ struct Chunk {
   const uint8_t* mask;
   const void* bias;
   int64_t n;
+  int64_t ahead;
 };
 
 // softmax       dx = y * (dy - shift) * scale             shift = sum(y * dy) - dlse
@@ -37,7 +38,6 @@ struct GroupRow {
 };
 
 inline constexpr int kMaxGroup = 16;
-inline constexpr int64_t kAhead = 2048;  // bytes between a prefetch and its use
 
 // Rows of plain elements at fixed distances, short enough that a group of them stays in L1.
 struct PlainRows {
@@ -45,7 +45,7 @@ struct PlainRows {
   const void* dy;
   void* dx;
   int64_t y_stride, dy_stride, dx_stride;
-  int64_t rows, n;
+  int64_t rows, n, ahead;
   double scale;
 };
 
@@ -90,8 +90,8 @@ struct BackwardMath {
     for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size) {
       for (int u = 0; u < kUnroll; ++u) {
         const int64_t k = j + u * V::size;
-        if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + k + kAhead / sizeof(Y));
-        fastops::cpu::prefetch(dy + k + kAhead / sizeof(G));
+        if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + k + c.ahead / int64_t(sizeof(Y)));
+        fastops::cpu::prefetch(dy + k + c.ahead / int64_t(sizeof(G)));
         const V next = add(sums[u], y_at(k), V::load(dy + k));
         sums[u] = masked ? select(V::load_mask(c.mask + k), next, sums[u]) : next;
       }
@@ -178,13 +178,13 @@ struct BackwardMath {
       V lanes[V::size];
       for (int i = 0; i < V::size; ++i)
         lanes[i] = i < count ? lane_sums({y + i * p.y_stride, dy + i * p.dy_stride, nullptr,
-                                          nullptr, nullptr, p.n})
+                                          nullptr, nullptr, p.n, p.ahead})
                              : V(S(0));
       S sums[V::size];
       reduce(lanes, sums);
       for (int i = 0; i < count; ++i)
         apply_with<streaming, true>(
-            {nullptr, nullptr, dx + i * p.dx_stride, nullptr, nullptr, p.n},
+            {nullptr, nullptr, dx + i * p.dx_stride, nullptr, nullptr, p.n, 0},
             {double(sums[i]), p.scale, 0.0}, y + i * p.y_stride,
             reinterpret_cast<const Second*>(dy + i * p.dy_stride));
       y += V::size * p.y_stride;
