@@ -7,13 +7,13 @@ the same loop, checked against float64, and printed as soon as it is done.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 
 try:
-    import rich  # noqa: F401
+    from rich.console import Console
 except ImportError:
     sys.exit(
         "python -m bench needs rich, matplotlib and jinja2: pip install rich matplotlib jinja2"
@@ -24,13 +24,13 @@ import torch
 from . import softmax
 from .core import env, report
 from .core.bars import judge
-from .core.case import DTYPES, Accuracy, Case, Result
+from .core.case import DTYPES, OURS, PEER, Accuracy, Case, Result, Workload
 from .core.ceilings import Ceilings, measure_ceilings
 from .core.pool import Pool
 from .core.select import Density, Selection
 from .core.table import Printer, make_console, summarise
 from .core.timing import Effort, measure
-from .peers import compiled
+from .peers import compiled, triton_softmax
 
 FAMILIES: tuple[ModuleType, ...] = (softmax,)
 PEERS = {
@@ -43,6 +43,12 @@ EFFORT = {
     Density.quick: Effort(0.15, min_rounds=5),
     Density.standard: Effort(0.4),
     Density.full: Effort(0.8, min_rounds=11),
+}
+WRITERS = {
+    "json": report.write_json,
+    "csv": report.write_csv,
+    "html": report.write_html,
+    "png": report.write_png,
 }
 TENSOR_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 
@@ -75,7 +81,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--check", action="store_true", help="exit 1 when a result is wrong or a bar is missed")
     add("--seconds", type=float, metavar="S", help="time for each case")
     add("--json", metavar="F", help="results with the machine's description, for bench.compare")
-    add("--csv", metavar="F")
+    add("--csv", metavar="F", help="results for a spreadsheet")
     add("--html", metavar="F", help="a self-contained report")
     add("--png", metavar="F", help="the summary picture")
     add("--list", action="store_true", help="list cases and peers, measure nothing")
@@ -85,14 +91,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="MB",
         help="size of the large tensors; small ones test the harness, not the kernels",
     )
-    return parser.parse_args(argv)  # fmt: skip
+    return parser.parse_args(argv)
 
 
 def select(args: argparse.Namespace) -> Selection:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("python -m bench: --device cuda, but torch sees no GPU")
-    cores = len(os.sched_getaffinity(0))
+    cores = env.cores()
     threads = tuple(args.threads or [t for t in (1, 2) if t <= cores])
     default_peers = ["copy"] if device == "cpu" else ["copy", "compile", "triton"]
     size = args.tensor_mb * (1 << 20) if args.tensor_mb else TENSOR_BYTES[device]
@@ -125,6 +131,7 @@ class Runner:
         if case.device == "cpu":
             torch.set_num_threads(case.threads)
         work = family.prepare(case, self.pool, self.selection.peers)
+        _drop_failing_peers(work)
         device = "cpu" if work.host else case.device
         times = measure(work.calls, device, effort, cold=not case.warm)
         same = (case.op, case.dtype, case.shape, case.dim, case.variant)
@@ -132,6 +139,17 @@ class Runner:
             self._accuracy[same] = work.verify()
         ceiling = None if case.warm else ceilings.copy[case.threads]
         return Result(case, times, work.traffic, self._accuracy[same], ceiling, work.notes)
+
+
+def _drop_failing_peers(work: Workload) -> None:
+    """A peer that cannot do a case is named and left out; ours and torch must do every one."""
+    for peer in [name for name in work.calls if name not in (OURS, PEER)]:
+        try:
+            work.calls[peer][0]()
+        except Exception as error:
+            del work.calls[peer]
+            first_line = str(error).strip().split("\n")[0]
+            work.notes[peer] = f"failed: {type(error).__name__}: {first_line}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,10 +166,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     machine = env.describe(selection.device)
+    machine["options"] = {k: v for k, v in vars(args).items() if v and k not in WRITERS}
     console.print(env.headline(machine))
     if (machine["load"] or 0) > 0.5:
         console.print(f"[yellow]The machine is busy (load {machine['load']}): expect noise.")
-    _name_missing_peers(console, selection)
+    peers = _present_peers(console, selection.peers, selection.device)
+    selection = replace(selection, peers=peers)
     effort = EFFORT[selection.density]
     if args.seconds:
         effort = Effort(args.seconds, effort.min_rounds)
@@ -164,27 +184,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"matmul {dtype}: {rate * 1e-12:.0f} TFLOP/s")
 
     results = []
-    with Printer(console, selection.peers, len(todo)) as printer:
-        for family, case in todo:
-            printer.begin(case.key)
-            results.append(runner.run(family, case, ceilings, effort))
-            printer.show(results[-1], suites[case.suite])
+    try:
+        with Printer(console, selection.peers, len(todo)) as printer:
+            for family, case in todo:
+                printer.begin(case.key)
+                results.append(runner.run(family, case, ceilings, effort))
+                printer.show(results[-1], suites[case.suite])
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted after {len(results)} of {len(todo)} cases.", style="yellow")
 
     bars = [bar for family in FAMILIES for bar in family.BARS]
     verdicts = judge(bars, results) if _bars_apply(selection, machine) else []
     summarise(console, results, verdicts)
-    run = report.Run(machine, ceilings, results)
-    for path, write in (
-        (args.json, report.write_json),
-        (args.csv, report.write_csv),
-        (args.html, lambda path, run: report.write_html(path, run, verdicts)),
-        (args.png, report.write_png),
-    ):
-        if path:
+    run = report.Run(machine, ceilings, results, verdicts)
+    for kind, write in WRITERS.items():
+        if path := getattr(args, kind):
             write(path, run)
             console.print(f"wrote {path}")
-    failed = [r for r in results if not r.accuracy.right] or [v for v in verdicts if not v.met]
-    return 1 if args.check and failed else 0
+    if len(results) < len(todo):
+        return 1
+    good = all(r.accuracy.right for r in results) and all(v.met for v in verdicts)
+    return 1 if args.check and not good else 0
 
 
 def _bars_apply(selection: Selection, machine: dict) -> bool:
@@ -194,13 +214,18 @@ def _bars_apply(selection: Selection, machine: dict) -> bool:
     return selection.device == "cuda" or machine["isa"] == "avx512"
 
 
-def _name_missing_peers(console, selection: Selection) -> None:
-    if "compile" not in selection.peers:
-        console.print("[dim]peer compile: not asked for (--baseline compile)")
-    elif missing := compiled.why_missing(selection.device):
-        sys.exit(f"python -m bench: {missing}")
-    if selection.device == "cpu":
-        console.print("[dim]peer triton: runs on a GPU only")
+def _present_peers(console: Console, asked: Sequence[str], device: str) -> tuple[str, ...]:
+    """The asked peers that can run here; names the others, and those not asked for."""
+    missing = {
+        "compile": compiled.why_missing(device),
+        "triton": triton_softmax.why_missing(device),
+    }
+    for name in PEERS:
+        if why := missing.get(name):
+            console.print(f"[dim]peer {name} is missing: {why}")
+        elif name not in asked:
+            console.print(f"[dim]peer {name} was not asked for (--baseline {name})")
+    return tuple(name for name in asked if not missing.get(name))
 
 
 if __name__ == "__main__":

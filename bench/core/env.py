@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import fastops
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,18 +23,17 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "date": lambda: datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_name,
         "isa": active_isa,
-        "cores": lambda: len(os.sched_getaffinity(0)),
+        "cores": cores,
         "caches": _caches,
         "memory_gib": lambda: round(
             os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
         ),
         "load": lambda: round(os.getloadavg()[0], 2),
-        "os": platform.platform,
+        "os": lambda: f"{platform.system()} {platform.machine()}",
         "python": platform.python_version,
         "torch": lambda: torch.__version__,
-        "fastops": _fastops_version,
+        "fastops": lambda: fastops.__version__,
         "git": _git_hash,
-        "argv": lambda: " ".join(sys.argv[1:]),
     }
     if device == "cuda":
         facts |= {
@@ -68,6 +68,13 @@ def active_isa() -> str:
     from fastops._lib import _native
 
     return _native.active_isa()
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cache_bytes(device: str) -> int:
@@ -105,17 +112,6 @@ def _caches() -> dict[str, str]:
 
 def _parse_size(text: str) -> int:
     return int(text[:-1]) << {"K": 10, "M": 20}[text[-1]]
-
-
-def _fastops_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    import fastops
-
-    try:
-        return version("fastops")
-    except PackageNotFoundError:
-        return getattr(fastops, "__version__", "not installed (built in place)")
 
 
 def _git_hash() -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ class Run:
     machine: dict[str, Any]
     ceilings: Ceilings
     results: list[Result]
+    verdicts: list[Verdict] = field(default_factory=list)  # not kept in files: the bars may change
 
     @property
     def title(self) -> str:
@@ -70,7 +70,7 @@ def write_csv(path: str | Path, run: Run) -> None:
             ])  # fmt: skip
 
 
-def write_html(path: str | Path, run: Run, verdicts: Sequence[Verdict]) -> None:
+def write_html(path: str | Path, run: Run) -> None:
     """One file without outside references: figures are inline SVG."""
     from jinja2 import Environment, FileSystemLoader
 
@@ -83,7 +83,6 @@ def write_html(path: str | Path, run: Run, verdicts: Sequence[Verdict]) -> None:
     templates.filters["seconds"] = seconds
     page = templates.get_template("report.html.j2").render(
         run=run,
-        verdicts=verdicts,
         losses=losses(run.results),
         means=means(run.results),
         wrong=[r for r in run.results if not r.accuracy.right],

@@ -16,6 +16,7 @@ from .case import PEER, Result, geomean
 
 PLAIN_WIDTH = 140
 MOST_LOSSES = 30
+SPARE = ("±IQR", "floor", "GB/s", "error", f"{PEER}'s")  # left out on a narrow terminal
 LEAST_TIE = 0.995  # what prints as 1.00× is a tie
 NOT_RIVALS = ("copy",)  # a roof, not a way to do the job
 
@@ -101,7 +102,7 @@ class Printer:
         """(title, width, justification, cell) of each column."""
         cpu = r is None or r.case.device == "cpu"
         columns = [
-            ("shape", 34, "left", r and r.case.label),
+            ("shape", 32, "left", r and r.case.label),
             ("dtype", 5, "left", r and r.case.dtype),
             ("thr", 3, "right", str(r.case.threads) if r and cpu else "–"),
             ("time", 8, "right", r and seconds(r.ours.median)),
@@ -110,14 +111,15 @@ class Printer:
             ("GB/s", 6, "right", r and f"{r.rate * 1e-9:.1f}"),
             ("roof", 5, "right", r and (f"{r.of_ceiling:.0%}" if r.ceiling else "cache")),
         ]
-        speedups = [(f"/{p}", 8, "right", r and ratio(r.speedup(p))) for p in self._peers]
-        return [
-            *columns,
-            *speedups,
+        columns += [(f"/{p}", 8, "right", r and ratio(r.speedup(p))) for p in self._peers]
+        columns += [
             ("error", 8, "right", r and f"{r.accuracy.ours:.1e}"),
             (f"{PEER}'s", 8, "right", r and f"{r.accuracy.peer:.1e}"),
             ("", 2, "left", r and tick(r.accuracy.right)),
         ]
+        if self._console.width < sum(width + 1 for _, width, _, _ in columns):
+            columns = [column for column in columns if column[0] not in SPARE]
+        return columns
 
 
 def tick(good: bool) -> Text:

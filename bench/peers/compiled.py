@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 
 import torch
 
+from . import triton_softmax
+
 
 def why_missing(device: str) -> str | None:
-    if device == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        return "torch.compile needs a C++ compiler"
-    return None
+    if device == "cuda":
+        return None if triton_softmax.triton else "Triton is not installed"
+    return None if shutil.which("g++") or shutil.which("clang++") else "there is no C++ compiler"
 
 
-@cache
-def _compile(formula: Callable, dim: int) -> Callable:
-    """One compiled function per formula and dim; formulas are over the last dim."""
+@lru_cache(maxsize=1)
+def _compile(formula: Callable, dim: int, key: tuple) -> Callable:
+    """The formula, which is over the last dim, compiled for one case.
+
+    Starts from an empty cache: past a few shapes dynamo would fall back to eager without a word.
+    The thread count is part of `key`, for inductor builds it in.
+    """
+    torch.compiler.reset()
 
     def run(x, grad, mask):
         x, grad, mask = (t if t is None else t.movedim(dim, -1) for t in (x, grad, mask))
@@ -28,6 +35,7 @@ def _compile(formula: Callable, dim: int) -> Callable:
 
 
 def softmax_like(formula: Callable, inputs) -> Callable[[], torch.Tensor]:
-    run = _compile(formula, inputs.dim)
-    mask = None if inputs.mask is None else inputs.mask.expand(inputs.x.shape)
-    return lambda: run(inputs.x, inputs.grad, mask)
+    x, grad, mask = inputs.x, inputs.grad, inputs.mask
+    run = _compile(formula, inputs.dim, (x.shape, x.dtype, torch.get_num_threads()))
+    mask = None if mask is None else mask.expand(x.shape)
+    return lambda: run(x, grad, mask)

@@ -13,11 +13,14 @@ except ImportError:
 MOST_N = 1 << 16  # beyond it the row leaves the registers and the kernel is no fair peer
 
 
-def why_missing(device: str, n: int, last_dim: bool) -> str | None:
+def why_missing(device: str) -> str | None:
     if device != "cuda":
-        return "Triton runs on a GPU"
-    if triton is None:
-        return "Triton is not installed"
+        return "runs on a GPU only"
+    return None if triton else "Triton is not installed"
+
+
+def why_not(n: int, last_dim: bool) -> str | None:
+    """Why the kernel does not serve a case."""
     if not last_dim:
         return "the tutorial kernel knows only the last dim"
     return f"the tutorial kernel stops at N = {MOST_N}" if n > MOST_N else None

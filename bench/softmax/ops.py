@@ -153,9 +153,8 @@ def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
     if "compile" in peers:
         calls["compile"] = [compiled.softmax_like(op.formula, i) for i in inputs]
     if "triton" in peers and case.op == "softmax":
-        missing = triton_softmax.why_missing(case.device, case.n, last)
-        if missing:
-            notes["triton"] = missing
+        if why := triton_softmax.why_not(case.n, last):
+            notes["triton"] = why
         else:
             calls["triton"] = [partial(triton_softmax.softmax, i.x, i.out) for i in inputs]
     return Workload(

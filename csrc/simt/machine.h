@@ -66,6 +66,7 @@ struct Block {
   uint3 index{};
   unsigned rank = 0;  // in the cluster
   int threads = 0, live = 0, arrived = 0;
+  const Thread* first = nullptr;    // of those that have arrived
   int count = 0, count_result = 0;  // of sync_block_count
   uint32_t cluster_waits = 0;       // cluster phases some thread of the block has acquired
   std::vector<uint32_t> known;      // per thread of the cluster: ordered by block barriers

@@ -98,11 +98,8 @@ void Machine::block_barrier(int predicate, const void* return_address) {
   t.wait = Wait::block;
   t.mask = 0;
   t.code = code_offset(return_address);
-  for (const Thread* other : block.members) {
-    if (other == &t || other->wait != Wait::block) continue;
-    check_site(t, *other, Check::divergent_barrier);
-    break;
-  }
+  if (block.arrived == 0) block.first = &t;
+  else check_site(t, *block.first, Check::divergent_barrier);
   block.count += predicate != 0;
   t.warp->ready &= ~lane_bit(t.lane);
   t.warp->waiting |= lane_bit(t.lane);
@@ -120,8 +117,7 @@ void Machine::settle_after_exit(Thread& t) {
           block.cluster_waits > 0 && cluster_clocks_[block.cluster_waits % 2][i] >= block.visits[i];
       if (block.visits[i] > 0 && !over)
         fail(Check::cluster_protocol,
-             "is the last of its block to exit, without a cluster barrier "
-             "since " +
+             "is the last of its block to exit, without a cluster barrier since " +
                  describe(*threads[i]) + " used the block's shared memory");
     }
   }

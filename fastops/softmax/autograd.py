@@ -1,20 +1,12 @@
 """Derivatives of the softmax ops, backward and forward, to any order.
 
-With ds the gradient of the scores s = x * scale * row_scale + bias,
+First derivatives run in the backward ops; where the backward pass is itself differentiated, and in
+forward mode, the formulas of formulas.py run in their place.
 
-    softmax      ds = p * (dy - sum(p * dy) + dlse)           p = y
-    log_softmax  ds = dy - p * (sum(dy) - dlse)               p = exp(y)
-    logsumexp    ds = dlse * p                                p = exp(s - lse)
-
-and 0 where an element does not take part. The kernels compute these for first derivatives; where
-the backward pass is itself differentiated, the same formulas run in plain torch operations, which
-torch differentiates to any order.
-
-The kernels here are registered for the Autograd key: they get the dispatcher's keyset, and call the
-op below it.
+What the functions at the end return is registered for the Autograd key: such a kernel gets the
+dispatcher's keyset, and calls the op below it.
 """
 
-import math
 from functools import partial, wraps
 from typing import Any
 
@@ -24,87 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .._load import op as _op
-from .reference import participation, per_row
-
-_CAUSAL = {0: False, 1: "upper_left", 2: "lower_right"}
-
-
-def accumulation_dtype(*dtypes: torch.dtype | None) -> torch.dtype:
-    """float64 where any of the dtypes is, else float32."""
-    return torch.float64 if torch.float64 in dtypes else torch.float32
-
-
-def dims_of(x: Tensor, dim) -> tuple[int, ...]:
-    return tuple(sorted(d % max(x.ndim, 1) for d in dim))
-
-
-def _reduced(t: Tensor, dims: tuple[int, ...], keepdim: bool = True) -> Tensor:
-    return t.sum(dims, keepdim=keepdim) if t.ndim else t
-
-
-# ---- Backward in torch operations, differentiable to any order ----------------------------------
-
-
-def _score_gradient(kind, grad, y, dims, valid, grad_lse, zero_masked_rows) -> Tensor:
-    """ds of softmax and log_softmax. `y` and `grad` are in the accumulation dtype."""
-    grad = torch.where(valid, grad, 0.0)
-    p = torch.where(valid, y if kind == "softmax" else y.exp(), 0.0)
-    inner = _reduced(p * grad if kind == "softmax" else grad, dims)
-    if grad_lse is not None:
-        inner = inner - per_row(grad_lse, y.ndim, dims)
-    if kind == "softmax":
-        ds = p * (grad - inner)
-    else:
-        ds = grad - p * inner
-        if zero_masked_rows:
-            valid = valid & ~_all_masked(y, dims)
-    return torch.where(valid, ds, 0.0)
-
-
-def _all_masked(y: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Rows of a log_softmax where no score is above -inf."""
-    masked = y == -math.inf
-    return masked.all(dims, keepdim=True) if y.ndim else masked
-
-
-def _to_x(ds: Tensor, scale: float, row_scale: Tensor | None, dims, dtype) -> Tensor:
-    if scale != 1.0:
-        ds = ds * scale
-    if row_scale is not None:
-        ds = ds * per_row(row_scale, ds.ndim, dims)
-    return ds.to(dtype)
-
-
-def _normalize_backward_formula(
-    kind, grad, y, dim, *, mask, lengths, causal, scale, row_scale, grad_lse, zero_masked_rows,
-    dtype,
-):  # fmt: skip
-    dims, result = dims_of(y, dim), dtype or y.dtype
-    acc = accumulation_dtype(y.dtype, result)
-    valid = participation(y, dims, mask, lengths, _CAUSAL[causal])
-    ds = _score_gradient(kind, grad.to(acc), y.to(acc), dims, valid, grad_lse, zero_masked_rows)
-    return _to_x(ds, scale, row_scale, dims, result)
-
-
-def _logsumexp_score_gradient(
-    grad, x, lse, dims, *, mask, bias, lengths, causal, scale, row_scale
-) -> Tensor:
-    """ds of logsumexp, in lse's dtype."""
-    valid = participation(x, dims, mask, lengths, _CAUSAL[causal])
-    s = _to_x(torch.where(valid, x.to(lse.dtype), 0.0), scale, row_scale, dims, lse.dtype)
-    if bias is not None:
-        s = s + torch.where(valid, bias.to(lse.dtype), 0.0)
-    s = torch.where(valid, s - per_row(lse, x.ndim, dims), -math.inf)
-    return s.exp() * per_row(grad, x.ndim, dims)
-
-
-def _logsumexp_backward_formula(grad, x, lse, dim, *, scale, row_scale, dtype, **score):
-    dims = dims_of(x, dim)
-    ds = _logsumexp_score_gradient(grad, x, lse, dims, scale=scale, row_scale=row_scale, **score)
-    return _to_x(ds, scale, row_scale, dims, dtype or x.dtype)
-
-
-# ---- Autograd -----------------------------------------------------------------------------------
+from . import formulas
+from .reference import participation
 
 
 def _differentiated(*tensors: Tensor | None) -> bool:
@@ -205,14 +118,16 @@ class _ScoreFunction(Function):
         need_x, need_bias, need_scale = ctx.needs_input_grad[1:4]
         dx = dbias = dscale = None
         if need_x:
-            dx = _to_x(ds, ctx.scale, row_scale, dims, ctx.x_dtype)
+            dx = formulas.to_x(ds, ctx.scale, row_scale, dims, ctx.x_dtype)
         if need_bias:
             shape, dtype = ctx.bias_like
             dbias = ds.sum_to_size(shape).to(dtype)
         if need_scale:
             # An infinite x has probability 0 (or its whole row is NaN already): it adds nothing.
             finite = torch.where(x.isfinite(), x, 0.0)
-            dscale = _reduced(ds * finite, dims, keepdim=row_scale.ndim == x.ndim) * ctx.scale
+            dscale = (
+                formulas.sum_over(ds * finite, dims, keepdim=row_scale.ndim == x.ndim) * ctx.scale
+            )
             dscale = dscale.sum_to_size(row_scale.shape)
         return dx, dbias, dscale
 
@@ -221,10 +136,10 @@ class _ScoreFunction(Function):
         """The tangent of the scores in the accumulation dtype, 0 where excluded."""
         ds = torch.zeros((), dtype=ctx.acc, device=valid.device)
         if dx is not None:
-            ds = ds + _to_x(dx.to(ctx.acc), ctx.scale, t["row_scale"], dims, ctx.acc)
+            ds = ds + formulas.to_x(dx.to(ctx.acc), ctx.scale, t["row_scale"], dims, ctx.acc)
         if dscale is not None:
             finite = torch.where(t["x"].isfinite(), t["x"], 0.0).to(ctx.acc)
-            ds = ds + _to_x(finite, ctx.scale, dscale, dims, ctx.acc)
+            ds = ds + formulas.to_x(finite, ctx.scale, dscale, dims, ctx.acc)
         if dbias is not None:
             ds = ds + dbias.to(ctx.acc)
         return torch.where(valid, ds, 0.0)
@@ -253,7 +168,7 @@ class _Normalize(_ScoreFunction):
             bias,
             kind=kind,
             dim=dim,
-            acc=accumulation_dtype(x.dtype, y.dtype),
+            acc=formulas.accumulation_dtype(x.dtype, y.dtype),
             causal=kwargs["causal"],
             scale=kwargs["scale"],
             zero_masked_rows=kwargs["zero_masked_rows"],
@@ -265,7 +180,7 @@ class _Normalize(_ScoreFunction):
         if grad is None and grad_lse is None:
             return (None,) * 7
         t = _ScoreFunction.saved(ctx)
-        y, dims = t["y"], dims_of(t["y"], ctx.dim)
+        y, dims = t["y"], formulas.dims_of(t["y"], ctx.dim)
         if grad is None:
             grad = y.new_zeros(()).expand(y.shape)
 
@@ -297,17 +212,17 @@ class _Normalize(_ScoreFunction):
     @_nested_forward_mode
     def jvp(ctx, _, dx, dbias, dscale, *__):
         t = _ScoreFunction.primals(ctx)
-        y, dims = t["y"], dims_of(t["y"], ctx.dim)
-        valid = participation(y, dims, t["mask"], t["lengths"], _CAUSAL[ctx.causal])
+        y, dims = t["y"], formulas.dims_of(t["y"], ctx.dim)
+        valid = participation(y, dims, t["mask"], t["lengths"], formulas.CAUSAL[ctx.causal])
         ds = _ScoreFunction.score_tangent(ctx, t, valid, dims, dx, dbias, dscale)
         p = y.to(ctx.acc) if ctx.kind == "softmax" else y.to(ctx.acc).exp()
         p = torch.where(valid, p, 0.0)
-        dlse = _reduced(p * ds, dims)
+        dlse = formulas.sum_over(p * ds, dims)
         if ctx.kind == "softmax":
             dy = p * (ds - dlse)
         else:
             if ctx.zero_masked_rows:
-                valid = valid & ~_all_masked(y, dims)
+                valid = valid & ~formulas.all_masked(y, dims)
             dy = torch.where(valid, ds - dlse, 0.0)
         dy = dy.to(y.dtype)
         return (dy, dlse.squeeze(dims) if y.ndim else dlse) if ctx.with_lse else dy
@@ -348,10 +263,10 @@ class _LogSumExp(_ScoreFunction):
         if grad is None:
             return (None,) * 7
         t = _ScoreFunction.saved(ctx)
-        x, lse, dims = t["x"], t["lse"], dims_of(t["x"], ctx.dim)
+        x, lse, dims = t["x"], t["lse"], formulas.dims_of(t["x"], ctx.dim)
         score = _LogSumExp.score_args(ctx, t)
         if any(ctx.needs_input_grad[2:4]):
-            ds = _logsumexp_score_gradient(grad, x, lse, dims, **score)
+            ds = formulas.logsumexp_score_gradient(grad, x, lse, dims, **score)
             gradients = _ScoreFunction.input_gradients(ctx, ds, x, t["row_scale"], dims)
         else:
             wanted = (grad, x, lse, t["bias"], t["row_scale"])
@@ -363,12 +278,12 @@ class _LogSumExp(_ScoreFunction):
     @_nested_forward_mode
     def jvp(ctx, _, dx, dbias, dscale, *__):
         t = _ScoreFunction.primals(ctx)
-        x, lse, dims = t["x"], t["lse"], dims_of(t["x"], ctx.dim)
-        valid = participation(x, dims, t["mask"], t["lengths"], _CAUSAL[ctx.causal])
+        x, lse, dims = t["x"], t["lse"], formulas.dims_of(t["x"], ctx.dim)
+        valid = participation(x, dims, t["mask"], t["lengths"], formulas.CAUSAL[ctx.causal])
         ds = _ScoreFunction.score_tangent(ctx, t, valid, dims, dx, dbias, dscale)
         one = torch.ones((), dtype=lse.dtype, device=lse.device).expand(lse.shape)
-        p = _logsumexp_score_gradient(one, x, lse, dims, **_LogSumExp.score_args(ctx, t))
-        return _reduced(p * ds, dims, ctx.keepdim)
+        p = formulas.logsumexp_score_gradient(one, x, lse, dims, **_LogSumExp.score_args(ctx, t))
+        return formulas.sum_over(p * ds, dims, ctx.keepdim)
 
 
 def normalize(op, kind):
@@ -429,7 +344,7 @@ def normalize_backward(op, kind):
             "dtype": dtype,
         }
         if _differentiated(grad, y, row_scale, grad_lse):
-            return _normalize_backward_formula(kind, grad, y, dim, **kwargs)
+            return formulas.normalize_backward(kind, grad, y, dim, **kwargs)
         return _redispatch(op, keyset)(grad, y, dim, **kwargs)
 
     return kernel
@@ -450,7 +365,7 @@ def logsumexp_backward(op):
             "dtype": dtype,
         }
         if _differentiated(grad, x, lse, bias, row_scale):
-            return _logsumexp_backward_formula(grad, x, lse, dim, **kwargs)
+            return formulas.logsumexp_backward(grad, x, lse, dim, **kwargs)
         return _redispatch(op, keyset)(grad, x, lse, dim, **kwargs)
 
     return kernel

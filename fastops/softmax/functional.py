@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import _checks as check
 from .. import _interop, _load
-from .autograd import accumulation_dtype, call_logsumexp, call_normalize
+from .autograd import call_logsumexp, call_normalize
+from .formulas import accumulation_dtype
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -211,6 +212,7 @@ def _plain_out(x: Tensor, out: Any) -> bool:
         type(out) is Tensor
         and out.dtype == x.dtype
         and out.shape == x.shape
+        and out.device == x.device
         and x.is_contiguous()
         and out.is_contiguous()
         and not out.requires_grad

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _load
 from . import autograd
-from .autograd import accumulation_dtype, dims_of
+from .formulas import accumulation_dtype, dims_of
 from .vmap import vmap_rule
 
 # ---- Fake kernels: true shapes, strides and dtypes ----------------------------------------------

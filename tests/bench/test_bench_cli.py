@@ -32,10 +32,47 @@ def test_a_tiny_run_writes_everything(tmp_path, capsys):
         "vit",
         "llm",
     }
+    assert run.machine["options"]["quick"] and str(tmp_path) not in names["json"].read_text()
     assert run.machine["torch"] and run.ceilings.copy[1] > 0
     text = capsys.readouterr().out
     assert "roof:" in text and "cells are right" in text
     assert "Bars" not in text  # bars are for full-size tensors
+
+
+def test_a_failing_peer_is_named_and_stops_nothing(monkeypatch, capsys):
+    def broken(case, inputs):
+        return lambda: 1 / 0
+
+    monkeypatch.setattr("bench.softmax.ops._copy", broken)
+    assert (
+        cli.main([*TINY, "--quick", "--op", "softmax", "--shapes", "vit", "--dtype", "fp32"]) == 0
+    )
+    text = capsys.readouterr().out
+    assert "copy in 1 cells: failed: ZeroDivisionError: division by zero" in text
+    assert "1 cells are right" in text
+
+
+def test_an_interrupted_run_keeps_what_it_has_and_has_not_passed(tmp_path, monkeypatch, capsys):
+    run, calls = cli.Runner.run, []
+
+    def interrupted(self, *args):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(args)
+        return run(self, *args)
+
+    monkeypatch.setattr(cli.Runner, "run", interrupted)
+    assert cli.main([*TINY, "--quick", "--json", str(tmp_path / "run.json")]) == 1
+    assert len(report.read_json(tmp_path / "run.json").results) == 1
+    assert "Interrupted after 1 of" in capsys.readouterr().out
+
+
+def test_missing_peers_are_named(capsys):
+    command = [*TINY, "--quick", "--op", "softmax", "--shapes", "vit", "--dtype", "fp32"]
+    assert cli.main([*command, "--baseline", "triton"]) == 0
+    text = capsys.readouterr().out
+    assert "peer triton is missing: runs on a GPU only" in text
+    assert "/triton" not in text and "/copy" not in text
 
 
 def test_check_fails_on_a_wrong_result(monkeypatch, capsys):

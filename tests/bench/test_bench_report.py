@@ -38,7 +38,8 @@ def test_csv_has_a_row_per_result_and_empty_cells_for_missing_peers(tmp_path, ru
 
 def test_html_stands_alone_and_shows_losses(tmp_path, run):
     bar = bars.Bar("at least 3×", lambda r: True, bars.speedup(), each=3.0)
-    report.write_html(tmp_path / "run.html", run, bars.judge([bar], run.results))
+    run.verdicts = bars.judge([bar], run.results)
+    report.write_html(tmp_path / "run.html", run)
     page = (tmp_path / "run.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 2  # the throughput figure and the heat map
     assert not re.search(r"<(script|link|img|iframe)|(src|href)=\"(?!#)http", page)
@@ -49,7 +50,7 @@ def test_html_stands_alone_and_shows_losses(tmp_path, run):
 
 def test_html_of_nothing_but_a_cache_case(tmp_path, run):
     run.results = run.results[-1:]
-    report.write_html(tmp_path / "run.html", run, [])
+    report.write_html(tmp_path / "run.html", run)
     assert "No cell is slower than a peer" in (tmp_path / "run.html").read_text(encoding="utf-8")
 
 

@@ -49,13 +49,13 @@ def test_a_report_names_thread_line_and_element() -> None:
     assert "kernel planted" in report
     assert "block (0, 0, 0) thread (63, 0, 0) reads 4 bytes of x + 64 elements" in report
     assert "1 past its last element" in report
-    assert "tests/simt/planted.cu:" in report and "read_at" in report
+    assert "tests/simt/planted.cuh:" in report and "read_at" in report
 
 
 def test_a_race_names_both_lines() -> None:
     report = run("missing_barrier", "ascending", "late")
     first = report.split("\nrace")[1]
-    assert first.count("tests/simt/planted.cu:") == 2, report
+    assert first.count("tests/simt/planted.cuh:") == 2, report
 
 
 def test_every_check_has_a_planted_bug() -> None:
