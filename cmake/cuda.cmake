@@ -38,7 +38,8 @@ endif()
 # What ptxas says of each kernel lands beside the library, for tests and for fastops.info.
 find_package(Python REQUIRED COMPONENTS Interpreter)
 set(FASTOPS_PTXAS_REPORT ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/ptxas_report.py)
-# At its default level ptxas trades a few spilled bytes for occupancy; level 0 spills nothing.
+# At its default level ptxas trades a few spilled bytes for occupancy. Level 0, and launch bounds
+# that name the least number of blocks, keep it from that.
 set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -Xptxas=-v,--register-usage-level=0")
 set(CMAKE_CUDA_COMPILER_LAUNCHER ${FASTOPS_PTXAS_REPORT} compile ${CMAKE_CUDA_COMPILER_LAUNCHER})
 

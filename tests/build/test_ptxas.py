@@ -46,6 +46,8 @@ def test_every_kernel_has_a_budget() -> None:
 
 
 def test_every_budget_has_a_kernel() -> None:
+    if not {"sm_80", "sm_90a"} <= {arch for arch, _, _ in kernels()}:
+        pytest.skip("not built for the default architectures, so not every kernel is here")
     names = {kernel for _, kernel, _ in kernels()}
     unused = [b["kernel"] for b in budgets() if not fnmatch.filter(names, b["kernel"])]
     assert not unused

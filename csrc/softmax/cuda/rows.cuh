@@ -46,7 +46,7 @@ inline constexpr int kRowsThreads = 128;
 //   barriers  none; 2 log2(lanes) shuffles per kRows rows
 //   in flight kVecs * kRows vectors a thread before the first use
 template <typename Op, int kVecs, int kRows>
-__global__ __launch_bounds__(kRowsThreads) void rows_kernel(const __grid_constant__
+__global__ __launch_bounds__(kRowsThreads, 1) void rows_kernel(const __grid_constant__
                                                             typename Op::Params p,
                                                             int lanes) {
   const int lane = threadIdx.x & (lanes - 1);
@@ -97,7 +97,7 @@ inline constexpr int kBlockRowVecs = 4;
 //   barriers  one
 //   shared    one statistic per warp
 template <typename Op>
-__global__ __launch_bounds__(kBlockRowThreads) void block_row_kernel(const __grid_constant__
+__global__ __launch_bounds__(kBlockRowThreads, 1) void block_row_kernel(const __grid_constant__
                                                                      typename Op::Params p) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
   const int64_t at = linear_block();

@@ -49,7 +49,7 @@ __device__ __forceinline__ Chunk chunk_of(const Params& p, int64_t block, int ch
 //   barriers  one
 //   in flight 4 vectors a thread and input
 template <typename Op>
-__global__ __launch_bounds__(kSplitThreads) void split_reduce_kernel(const __grid_constant__
+__global__ __launch_bounds__(kSplitThreads, 1) void split_reduce_kernel(const __grid_constant__
                                                                      typename Op::Params p,
                                                                      int chunks, int size) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
@@ -68,7 +68,7 @@ __global__ __launch_bounds__(kSplitThreads) void split_reduce_kernel(const __gri
 //   bytes     inputs once more, output once; chunks * 8 bytes a block from L2
 //   barriers  one
 template <typename Op>
-__global__ __launch_bounds__(kSplitThreads) void split_write_kernel(const __grid_constant__
+__global__ __launch_bounds__(kSplitThreads, 1) void split_write_kernel(const __grid_constant__
                                                                     typename Op::Params p,
                                                                     int chunks, int size) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];

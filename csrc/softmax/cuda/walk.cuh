@@ -90,7 +90,7 @@ __device__ __forceinline__ SumLive<Acc> merge_sum_live(SumLive<Acc> a, SumLive<A
 //   shared    one statistic a thread
 //   in flight 4 vectors a thread
 template <typename In>
-__global__ __launch_bounds__(kWalkThreads) void column_forward_kernel(
+__global__ __launch_bounds__(kWalkThreads, 1) void column_forward_kernel(
     const __grid_constant__ ForwardParams p, int lanes, int parts) {
   using Acc = AccOf<In>;
   constexpr int kV = kVec<In>;
@@ -167,7 +167,7 @@ __global__ __launch_bounds__(kWalkThreads) void column_forward_kernel(
 //   shared    one statistic a thread
 //   in flight 4 vectors a thread
 template <typename In>
-__global__ __launch_bounds__(kWalkThreads) void column_backward_kernel(
+__global__ __launch_bounds__(kWalkThreads, 1) void column_backward_kernel(
     const __grid_constant__ BackwardParams p, int lanes, int parts) {
   using Acc = AccOf<In>;
   constexpr int kV = kVec<In>, kUnroll = 2;
@@ -317,7 +317,7 @@ __device__ __forceinline__ Place place(int lanes, int parts, bool rows_fast) {
 //   barriers  1 + log2(parts)
 //   shared    one statistic a thread
 template <typename Acc>
-__global__ __launch_bounds__(kWalkThreads) void strided_forward_kernel(
+__global__ __launch_bounds__(kWalkThreads, 1) void strided_forward_kernel(
     const __grid_constant__ ForwardParams p, int lanes, int parts, bool rows_fast) {
   __shared__ MaxSum<Acc> shared[kWalkThreads];
   const Place at = place(lanes, parts, rows_fast);
@@ -358,7 +358,7 @@ __global__ __launch_bounds__(kWalkThreads) void strided_forward_kernel(
 //   barriers  1 + log2(parts)
 //   shared    one statistic a thread
 template <typename Acc>
-__global__ __launch_bounds__(kWalkThreads) void strided_backward_kernel(
+__global__ __launch_bounds__(kWalkThreads, 1) void strided_backward_kernel(
     const __grid_constant__ BackwardParams p, int lanes, int parts, bool rows_fast) {
   __shared__ SumLive<Acc> shared[kWalkThreads];
   const Place at = place(lanes, parts, rows_fast);
