@@ -157,9 +157,7 @@ def fenced(values: Tensor, at_end: bool, keep: list) -> Tensor:
 
 def at_page_ends(dtype: torch.dtype) -> None:
     keep = []
-    for n, at_end in itertools.product(
-        (1, 3, 7, 16, 31, 33, 65, 130, 515, 1031, 8209), (False, True)
-    ):
+    for n, at_end in itertools.product((1, 3, 7, 16, 31, 33, 65, 130, 1031), (False, True)):
         values, keys = randn(5, n, dtype=dtype), torch.arange(n)
         for x, dim in ((values, -1), (values.t().contiguous(), 0)):
             rows = 5
