@@ -2,7 +2,9 @@
 // each test walks one axis fully and draws the others at random from a fixed seed.
 #include <random>
 
+#include "cpu/isa.h"
 #include "problem.h"
+#include "toolbox.h"
 
 namespace fastops::test {
 namespace {
@@ -192,6 +194,18 @@ void long_rows(bool backward) {
         set_num_threads(3);
       }
   set_num_threads(1);
+}
+
+FASTOPS_TEST(simd_toolbox) {
+  switch (cpu::active_isa()) {
+#ifdef FASTOPS_HAS_AVX512
+    case cpu::Isa::avx512: return avx512::toolbox();
+#endif
+#ifdef FASTOPS_HAS_AVX2
+    case cpu::Isa::avx2: return avx2::toolbox();
+#endif
+    default: return portable::toolbox();
+  }
 }
 
 FASTOPS_TEST(forward_plain_rows) { plain_rows(false); }

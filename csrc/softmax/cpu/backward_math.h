@@ -37,12 +37,24 @@ struct GroupRow {
 };
 
 inline constexpr int kMaxGroup = 16;
+inline constexpr int64_t kAhead = 2048;  // bytes between a prefetch and its use
+
+// Rows of plain elements at fixed distances, short enough that a group of them stays in L1.
+struct PlainRows {
+  const void* y;
+  const void* dy;
+  void* dx;
+  int64_t y_stride, dy_stride, dx_stride;
+  int64_t rows, n;
+  double scale;
+};
 
 struct BackwardKernels {
   double (*sum)(const Chunk&) = nullptr;  // null for logsumexp
   void (*apply)(const Chunk&, const Factors&) = nullptr;
   void (*stream)(const Chunk&, const Factors&) = nullptr;  // apply past the caches; dx aligned
   void (*group)(GroupRow*, int) = nullptr;  // whole rows, at most one vector's lanes of them
+  void (*plain)(const PlainRows&, bool streaming) = nullptr;  // null for logsumexp
 };
 
 // A row's factors before its sum is added to shift.
@@ -78,6 +90,8 @@ struct BackwardMath {
     for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size) {
       for (int u = 0; u < kUnroll; ++u) {
         const int64_t k = j + u * V::size;
+        if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + k + kAhead / sizeof(Y));
+        fastops::cpu::prefetch(dy + k + kAhead / sizeof(G));
         const V next = add(sums[u], y_at(k), V::load(dy + k));
         sums[u] = masked ? select(V::load_mask(c.mask + k), next, sums[u]) : next;
       }
@@ -131,6 +145,14 @@ struct BackwardMath {
   static void apply(const Chunk& c, const Factors& f) { apply_as<false>(c, f); }
   static void stream(const Chunk& c, const Factors& f) { apply_as<true>(c, f); }
 
+  static void reduce(const V* lanes, S* sums) {
+    if constexpr (wide) {
+      for (int i = 0; i < V::size; ++i) sums[i] = hsum(lanes[i]);
+    } else {
+      transpose_reduce(lanes, [](V a, V b) { return a + b; }).store(sums);
+    }
+  }
+
   // The rows' sums come from one transposition however many rows there are, so that a row's bits
   // do not depend on its neighbours.
   static void group(GroupRow* rows, int count) {
@@ -139,19 +161,48 @@ struct BackwardMath {
       for (int i = 0; i < V::size; ++i)
         lanes[i] = i < count ? lane_sums(rows[i].chunk) : V(S(0));
       S sums[V::size];
-      if constexpr (wide) {
-        for (int i = 0; i < V::size; ++i) sums[i] = hsum(lanes[i]);
-      } else {
-        transpose_reduce(lanes, [](V a, V b) { return a + b; }).store(sums);
-      }
+      reduce(lanes, sums);
       for (int i = 0; i < count; ++i) rows[i].factors.shift += double(sums[i]);
     }
     for (int i = 0; i < count; ++i) apply(rows[i].chunk, rows[i].factors);
   }
 
+  // The same sums and results as group(), without its per-row overhead.
+  template <bool streaming>
+  static void plain_as(const PlainRows& p) {
+    const Y* y = static_cast<const Y*>(p.y);
+    const G* dy = static_cast<const G*>(p.dy);
+    D* dx = static_cast<D*>(p.dx);
+    for (int64_t first = 0; first < p.rows; first += V::size) {
+      const int count = p.rows - first < V::size ? int(p.rows - first) : V::size;
+      V lanes[V::size];
+      for (int i = 0; i < V::size; ++i)
+        lanes[i] = i < count ? lane_sums({y + i * p.y_stride, dy + i * p.dy_stride, nullptr,
+                                          nullptr, nullptr, p.n})
+                             : V(S(0));
+      S sums[V::size];
+      reduce(lanes, sums);
+      for (int i = 0; i < count; ++i)
+        apply_with<streaming, true>(
+            {nullptr, nullptr, dx + i * p.dx_stride, nullptr, nullptr, p.n},
+            {double(sums[i]), p.scale, 0.0}, y + i * p.y_stride,
+            reinterpret_cast<const Second*>(dy + i * p.dy_stride));
+      y += V::size * p.y_stride;
+      dy += V::size * p.dy_stride;
+      dx += V::size * p.dx_stride;
+    }
+  }
+
+  static void plain(const PlainRows& p, bool streaming) {
+    streaming ? plain_as<true>(p) : plain_as<false>(p);
+  }
+
   static constexpr BackwardKernels table() {
     BackwardKernels k;
-    if constexpr (kind != Kind::logsumexp) k.sum = sum;
+    if constexpr (kind != Kind::logsumexp) {
+      k.sum = sum;
+      if constexpr (!masked) k.plain = plain;
+    }
     k.apply = apply;
     k.stream = stream;
     k.group = group;

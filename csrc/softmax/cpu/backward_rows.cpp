@@ -7,6 +7,7 @@
 //   long rows    summed, then applied from the end, where the cache still holds the row's tail
 // Sums run in fp32 over a chunk and in double over chunks, in an order that depends on n alone.
 #include "softmax/cpu/backward_math.h"
+#include "softmax/cpu/heuristics.h"
 #include "softmax/cpu/kernels.h"
 #include "softmax/cpu/rows.h"
 #include "softmax/cpu/staging.h"
@@ -17,11 +18,8 @@ namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
 
 constexpr int64_t kShortRow = 128;           // longest row of a group
-constexpr int64_t kChunk = 1024;             // elements per hop of the pipeline
 constexpr int64_t kPiece = 64 * kChunk;      // elements per thread when a row is split
 constexpr int64_t kPipelineBytes = 1 << 19;  // two rows of inputs that L2 keeps
-constexpr int64_t kStreamBytes = 4 << 20;    // dx from this size on bypasses the caches
-constexpr int64_t kGrain = 1 << 15;          // elements that are worth a thread
 constexpr int64_t kLine = 64;
 
 // One row: where its elements are, how many take part, and its coefficients.
@@ -52,10 +50,11 @@ class BackwardRows {
     mask_stride_ = p.shape.reduce_dims ? p.mask.reduce_stride[0] : 0;
     bias_stride_ = p.shape.reduce_dims ? p.bias.reduce_stride[0] : 0;
     const bool in_place = p.dx.data == p.dy.data || p.dx.data == p.y.data;
-    stream_ = !staged_ && !in_place && n_ > kShortRow &&
-              p.shape.rows * n_ * dx_size_ >= kStreamBytes;
+    stream_ = !staged_ && !in_place && use_streaming(p.shape.rows * n_ * dx_size_);
     short_ = !staged_ && kernels_.group && n_ <= kShortRow && (!p.mask || mask_stride_ == 1) &&
              !p.bias;
+    plain_ = short_ && kernels_.plain && p.shape.row_dims <= 1 && !p.lengths && !p.causal &&
+             !p.dlse && !p.row_scale && !p.zero_masked_rows;
   }
 
   void run() {
@@ -64,9 +63,9 @@ class BackwardRows {
       for (int64_t r = 0; r < rows; ++r) split_row(r);
       return;
     }
-    const int64_t grain = n_ >= kGrain ? 1 : kGrain / n_;
-    fastops::cpu::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
-      if (short_) short_rows(begin, end);
+    fastops::cpu::parallel_for(0, rows, rows_per_task(n_), [&](int64_t begin, int64_t end) {
+      if (plain_) plain_rows(begin, end);
+      else if (short_) short_rows(begin, end);
       else if (n_ * (y_size_ + dy_size_) <= kPipelineBytes / 2) pipelined_rows(begin, end);
       else long_rows(begin, end);
       fastops::cpu::store_fence();
@@ -162,6 +161,16 @@ class BackwardRows {
 
   int64_t chunks() const { return (n_ + kChunk - 1) / kChunk; }
 
+  void plain_rows(int64_t begin, int64_t end) const {
+    const Row r = row_at(RowCursor(p_.shape, begin));
+    const auto stride = [&](const Operand& o) { return p_.shape.row_dims ? o.row_stride[0] : 0; };
+    const bool lines = r.head == 0 && n_ * dx_size_ % kLine == 0 && stride(p_.dx) * dx_size_ % kLine == 0 &&
+                       reinterpret_cast<uintptr_t>(r.dx) % kLine == 0;
+    kernels_.plain({r.y, r.dy, r.dx, stride(p_.y), stride(p_.dy), stride(p_.dx), end - begin, n_,
+                    p_.scale},
+                   stream_ && lines);
+  }
+
   void short_rows(int64_t begin, int64_t end) const {
     RowCursor at(p_.shape, begin);
     GroupRow group[kMaxGroup];
@@ -246,7 +255,7 @@ class BackwardRows {
   int64_t mask_stride_, bias_stride_;
   BackwardKernels kernels_;
   bool staged_;  // no kernel for these dtypes: chunks are converted through scratch
-  bool stream_, short_;
+  bool stream_, short_, plain_;
 };
 
 }  // namespace
