@@ -40,15 +40,14 @@ def test_rows_beyond_any_scratch(masked, dtype, device):
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_row_of_16m(dtype, device):
+def test_row_of_16m(device):
     """A running float32 sum drifts by 1e-4 here, as torch's does; sums in chunks do not."""
-    x = randn(1, 16_777_259, dtype=dtype, device=device)
-    problem = Problem(x=x, dtype=torch.float32)
+    x = randn(1, 16_777_259, device=device)
+    problem = Problem(x=x)
     reference = problem.exact("softmax")
     peer = relative_error(problem.peer("softmax"), reference)
     for name, algorithm in ALGORITHMS.items():
-        out, lse = op("softmax_lse")(x, [-1], dtype=torch.float32, algorithm=algorithm)
+        out, lse = op("softmax_lse")(x, [-1], algorithm=algorithm)
         ours = relative_error(out, reference)
         assert ours <= min(peer, 3e-7), (name, ours, peer)
         assert abs(lse.double().item() - problem.exact("logsumexp").item()) <= 4e-6, name
