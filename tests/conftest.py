@@ -12,7 +12,10 @@ import pytest
 import torch
 
 hypothesis.settings.register_profile(
-    "local", deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+    "local",
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    phases=set(hypothesis.Phase) - {hypothesis.Phase.explain},
 )
 hypothesis.settings.register_profile(
     "ci", parent=hypothesis.settings.get_profile("local"), derandomize=True, print_blob=True

@@ -1,5 +1,6 @@
 """The backward ops against their definitions in a wider dtype, and against plain PyTorch."""
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tests.numerics import (
     EXPANDED_LAYOUTS,
     FLOATS,
     LAYOUTS,
+    Error,
     Guarded,
     accumulator,
     assert_ratio,
@@ -57,18 +59,10 @@ class Backward:
         p = self.problem
         assert dx.shape == self.y.shape
         reference, size = self.exact()
-        luck = self.usual(dx.dtype)
+        luck = usual_gradient_error(self.kind, self.y.dtype, self.dy.dtype, dx.dtype)
         assert_ratio(p.rows(dx), reference, self.peer(dx.dtype), size=size, luck=luck)
         excluded = p.rows(dx)[~p.takes_part()]
         assert (excluded == 0).all(), "an excluded element has a gradient"
-
-    def usual(self, dtype: torch.dtype):
-        """The peer's error on a sample large enough to leave nothing to chance."""
-        y = randn(100, 700, dtype=torch.float64).softmax(-1).to(self.y.dtype)
-        y = y if self.kind == "softmax" else y.log()
-        sample = Backward(self.kind, Problem(x=y), y, randn(100, 700, dtype=self.dy.dtype))
-        reference, size = sample.exact()
-        return measure(sample.peer(dtype), reference, size)
 
     @np.errstate(all="ignore")
     def exact(self) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +101,17 @@ class Backward:
         if p.row_scale is not None:
             ds = ds * p.per_row(p.row_scale)
         return ds.masked_fill(~part, 0).to(dtype)
+
+
+@functools.cache
+def usual_gradient_error(kind: str, *dtypes: torch.dtype) -> Error:
+    """The peer's error on a sample large enough to leave nothing to chance; dtypes of y, dy, dx."""
+    y = randn(100, 700, dtype=torch.float64).softmax(-1)
+    y = (y if kind == "softmax" else y.log()).to(dtypes[0])
+    dy = randn(100, 700, dtype=dtypes[1], key=1)
+    sample = Backward(kind, Problem(x=y), y, dy, dtype=dtypes[2])
+    reference, size = sample.exact()
+    return measure(sample.peer(dtypes[2]), reference, size)
 
 
 def backward(kind: str, problem: Problem, *, key: int = 5, dlse: bool = False) -> Backward:

@@ -40,15 +40,14 @@ def test_rows_beyond_any_scratch(masked, dtype, device):
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_row_of_16m(dtype, device):
+def test_row_of_16m(device):
     """A running float32 sum drifts by 1e-4 here, as torch's does; sums in chunks do not."""
-    x = randn(1, 16_777_259, dtype=dtype, device=device)
-    problem = Problem(x=x, dtype=torch.float32)
+    x = randn(1, 16_777_259, device=device)
+    problem = Problem(x=x)
     reference = problem.exact("softmax")
     peer = relative_error(problem.peer("softmax"), reference)
     for name, algorithm in ALGORITHMS.items():
-        out, lse = op("softmax_lse")(x, [-1], dtype=torch.float32, algorithm=algorithm)
+        out, lse = op("softmax_lse")(x, [-1], algorithm=algorithm)
         ours = relative_error(out, reference)
         assert ours <= min(peer, 3e-7), (name, ours, peer)
         assert abs(lse.double().item() - problem.exact("logsumexp").item()) <= 4e-6, name
@@ -157,9 +156,7 @@ def fenced(values: Tensor, at_end: bool, keep: list) -> Tensor:
 
 def at_page_ends(dtype: torch.dtype) -> None:
     keep = []
-    for n, at_end in itertools.product(
-        (1, 3, 7, 16, 31, 33, 65, 130, 515, 1031, 8209), (False, True)
-    ):
+    for n, at_end in itertools.product((1, 3, 7, 16, 31, 33, 65, 130, 1031), (False, True)):
         values, keys = randn(5, n, dtype=dtype), torch.arange(n)
         for x, dim in ((values, -1), (values.t().contiguous(), 0)):
             rows = 5
