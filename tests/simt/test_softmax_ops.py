@@ -128,6 +128,18 @@ def test_cluster(dtype: torch.dtype, clusters: None) -> None:
     run_all(Problem(x=misalign(x)[:2], mask=booleans(x.shape[1])), "softmax cluster")
 
 
+def test_sm_80_has_no_clusters(clusters: None) -> None:
+    """The same long rows on a device with less shared memory and without clusters."""
+    LIB.simt_set_device(4, 8, 0)
+    try:
+        for vec in (2500.3, 9000):
+            x = randn(3, vectors(torch.float32, vec) | 1)
+            Problem(x=x).check_all("softmax")
+            assert launched() <= {"softmax stream", "softmax split"}
+    finally:
+        LIB.simt_set_device(4, 9, 0)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_other_dims(dtype: torch.dtype) -> None:
     run_all(Problem(x=randn(3, 45, 64, dtype=dtype), dim=1), "softmax column")
