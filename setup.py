@@ -35,6 +35,9 @@ class CMakeBuild(build_ext):
                 f"-DFASTOPS_CUDA={os.environ.get('FASTOPS_CUDA', 'auto')}",
                 f"-DFASTOPS_CUDA_ARCHS={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
                 "-DFASTOPS_PYBIND=ON",
+                # Test-only parts; OFF forgets an earlier ON, CMAKE_ARGS may say it again.
+                "-DFASTOPS_SIMT=OFF",
+                "-DFASTOPS_NATIVE_TESTS=OFF",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 *shlex.split(os.environ.get("CMAKE_ARGS", "")),

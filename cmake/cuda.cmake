@@ -1,4 +1,14 @@
 # libfastops_cuda: built where nvcc is found, or on demand. Needs no GPU and no CUDA torch.
+
+# Kernel sources, also read by the host emulation (csrc/simt), so set before any return.
+set(FASTOPS_CUDA_SOURCES csrc/softmax/cuda/dispatch.cu csrc/softmax/cuda/strided.cu)
+foreach(dtype f32 f64 f16 bf16)
+  list(APPEND FASTOPS_CUDA_SOURCES csrc/softmax/cuda/forward_${dtype}.cu
+                                   csrc/softmax/cuda/backward_${dtype}.cu)
+endforeach()
+# These use instructions of sm_90.
+set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu)
+
 if(NOT FASTOPS_TORCH_ROOT OR FASTOPS_CUDA STREQUAL "off")
   return()
 endif()
@@ -12,8 +22,75 @@ if(NOT CMAKE_CUDA_COMPILER)
   message(WARNING "fastops: no nvcc found, building for CPU only (FASTOPS_CUDA=on insists)")
   return()
 endif()
-# Architectures go in per file below: sm_80 code also as PTX for newer GPUs, Hopper code for 9.0a.
+# Architectures are given per file below.
 set(CMAKE_CUDA_ARCHITECTURES OFF)
 enable_language(CUDA)
-set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+# The dialect as a plain flag: CMake before 3.26 does not know nvcc's one for C++20.
+set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
+set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -std=c++20")
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
+
+# Kernels are many and alike: compressed, the library is a sixth of its size.
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+  set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} --compress-mode=size")
+endif()
+# What ptxas says of each kernel lands beside the library, for tests and for fastops.info.
+find_package(Python REQUIRED COMPONENTS Interpreter)
+set(FASTOPS_PTXAS_REPORT ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/ptxas_report.py)
+# At its default level ptxas trades a few spilled bytes for occupancy; level 0 spills nothing.
+set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -Xptxas=-v,--register-usage-level=0")
+set(CMAKE_CUDA_COMPILER_LAUNCHER ${FASTOPS_PTXAS_REPORT} compile ${CMAKE_CUDA_COMPILER_LAUNCHER})
+
+# TORCH_CUDA_ARCH_LIST's grammar: "8.0;9.0a+PTX", spaces allowed. Default: sm_80 code, which the
+# PTX also carries to newer GPUs, and sm_90a code.
+set(FASTOPS_CUDA_ARCHS "" CACHE STRING "CUDA architectures, as TORCH_CUDA_ARCH_LIST")
+set(archs "${FASTOPS_CUDA_ARCHS}")
+if(NOT archs)
+  set(archs "8.0+PTX;9.0a")
+endif()
+string(REPLACE " " ";" archs "${archs}")
+set(FASTOPS_GENCODE "")
+set(FASTOPS_SM90_GENCODE "")
+foreach(arch IN LISTS archs)
+  if(NOT arch MATCHES "^([0-9]+)\\.([0-9][a-z]?)(\\+PTX)?$")
+    message(FATAL_ERROR "fastops: cannot read \"${arch}\" in TORCH_CUDA_ARCH_LIST; "
+                        "expected for example \"8.0;9.0a+PTX\"")
+  endif()
+  set(number "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
+  set(flags "SHELL:-gencode arch=compute_${number},code=sm_${number}")
+  if(CMAKE_MATCH_3)
+    list(APPEND flags "SHELL:-gencode arch=compute_${number},code=compute_${number}")
+  endif()
+  if(CMAKE_MATCH_1 LESS 8)
+    message(FATAL_ERROR "fastops: sm_${number} is older than sm_80, the least architecture")
+  endif()
+  list(APPEND FASTOPS_GENCODE ${flags})
+  if(CMAKE_MATCH_1 EQUAL 9)
+    list(APPEND FASTOPS_SM90_GENCODE ${flags})
+  endif()
+endforeach()
+
+# Object libraries: what runs everywhere, and what only sm_90 has.
+add_library(fastops_cuda_kernels OBJECT ${FASTOPS_CUDA_SOURCES})
+target_compile_options(fastops_cuda_kernels PRIVATE ${FASTOPS_GENCODE})
+set(FASTOPS_CUDA_OBJECTS $<TARGET_OBJECTS:fastops_cuda_kernels>)
+if(FASTOPS_SM90_GENCODE)
+  add_library(fastops_cuda_sm90 OBJECT ${FASTOPS_CUDA_SM90_SOURCES})
+  target_compile_options(fastops_cuda_sm90 PRIVATE ${FASTOPS_SM90_GENCODE})
+  target_compile_definitions(fastops_cuda_sm90 PRIVATE FASTOPS_CUDA_SM90)
+  target_compile_definitions(fastops_cuda_kernels PRIVATE FASTOPS_CUDA_SM90)
+  list(APPEND FASTOPS_CUDA_OBJECTS $<TARGET_OBJECTS:fastops_cuda_sm90>)
+endif()
+
+add_library(libfastops_cuda SHARED ${FASTOPS_BINDINGS} ${FASTOPS_CUDA_OBJECTS})
+target_compile_definitions(libfastops_cuda PRIVATE FASTOPS_BACKEND_CUDA FASTOPS_DISPATCH_KEY=CUDA)
+target_link_libraries(libfastops_cuda PRIVATE fastops_torch)
+# The CUDA runtime is linked in, so that the library loads wherever torch does.
+set_target_properties(libfastops_cuda PROPERTIES PREFIX "" SKIP_BUILD_RPATH ON
+                      LINKER_LANGUAGE CXX CUDA_RUNTIME_LIBRARY Static
+                      LIBRARY_OUTPUT_DIRECTORY ${FASTOPS_OUTPUT})
+add_custom_command(
+  TARGET libfastops_cuda POST_BUILD VERBATIM COMMAND_EXPAND_LISTS
+  COMMAND ${FASTOPS_PTXAS_REPORT} merge ${FASTOPS_OUTPUT}/libfastops_cuda.ptxas.json
+          ${FASTOPS_CUDA_OBJECTS})

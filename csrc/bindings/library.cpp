@@ -21,6 +21,12 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("log_softmax_lse(" FASTOPS_SOFTMAX_ARGS ") -> (Tensor, Tensor)");
   m.def("log_softmax_lse.out(" FASTOPS_SOFTMAX_ARGS
         ", Tensor(a!) out, Tensor(b!) lse) -> (Tensor(a!), Tensor(b!))");
+  // The plain case with the fewest arguments: boxing is most of a small call's time. No gradient,
+  // so only for callers that have seen that none is wanted.
+  m.def("_softmax(Tensor x, int dim) -> Tensor");
+  m.def("_softmax.out(Tensor x, int dim, *, Tensor(a!) out) -> Tensor(a!)");
+  m.def("_log_softmax(Tensor x, int dim) -> Tensor");
+  m.def("_log_softmax.out(Tensor x, int dim, *, Tensor(a!) out) -> Tensor(a!)");
   // The result is in the accumulation dtype (fp32, or fp64 for fp64).
 #define FASTOPS_LOGSUMEXP_ARGS \
   "Tensor x, int[1] dim=-1, bool keepdim=False, *, " FASTOPS_SCORE_ARGS ", int algorithm=0"

@@ -140,10 +140,10 @@ inline void store_fence() {}
 // lane r of the result = the reduction over the lanes of rows[r].
 template <typename Op>
 inline VecF32 transpose_reduce(const VecF32* rows, Op op) {
-  VecF32 columns[4];
-  for (int i = 0; i < 4; ++i)
-    columns[i] = VecF32::Reg{rows[0].v[i], rows[1].v[i], rows[2].v[i], rows[3].v[i]};
-  return op(op(columns[0], columns[1]), op(columns[2], columns[3]));
+  const auto column = [rows](int i) {
+    return VecF32(VecF32::Reg{rows[0].v[i], rows[1].v[i], rows[2].v[i], rows[3].v[i]});
+  };
+  return op(op(column(0), column(1)), op(column(2), column(3)));
 }
 
 }  // namespace

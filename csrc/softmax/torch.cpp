@@ -3,6 +3,9 @@
 #include "bindings/torch_compat.h"
 #include "core/strides.h"
 #include "softmax/softmax.h"
+#ifdef FASTOPS_BACKEND_SIMT
+#include "softmax/simt/emulate.h"
+#endif
 
 namespace fastops::softmax {
 namespace {
@@ -223,8 +226,8 @@ void check_dtype(const char* op, const Operand& operand, DType dtype, const char
 
 struct ScoreArgs {
   OptTensor mask, bias, lengths;
-  int64_t causal;
-  double scale;
+  int64_t causal = 0;
+  double scale = 1.0;
   OptTensor row_scale;
 };
 
@@ -265,6 +268,9 @@ void launch(ForwardParams& p, const Tensor& like) {
 void launch(BackwardParams& p, const Tensor& like) {
   launch(p, like, cuda::backward_workspace, cuda::backward);
 }
+#elif defined(FASTOPS_BACKEND_SIMT)
+void launch(ForwardParams& p, const Tensor&) { cuda::emulate(p); }
+void launch(BackwardParams& p, const Tensor&) { cuda::emulate(p); }
 #else
 void launch(ForwardParams& p, const Tensor&) { cpu::forward(p); }
 void launch(BackwardParams& p, const Tensor&) { cpu::backward(p); }
@@ -338,6 +344,20 @@ Tensor softmax_out(SOFTMAX_ARGS, const Tensor& out) {
   OptTensor given = out, lse;
   run_forward(op_name<kind>(), kind, x, dim, {mask, bias, lengths, causal, scale, row_scale},
               zero_masked_rows, dtype, algorithm, false, false, given, lse);
+  return out;
+}
+
+template <Kind kind>
+Tensor softmax_plain(const Tensor& x, int64_t dim) {
+  OptTensor out, lse;
+  run_forward(op_name<kind>(), kind, x, {dim}, {}, false, std::nullopt, 0, false, false, out, lse);
+  return *out;
+}
+
+template <Kind kind>
+Tensor softmax_plain_out(const Tensor& x, int64_t dim, const Tensor& out) {
+  OptTensor given = out, lse;
+  run_forward(op_name<kind>(), kind, x, {dim}, {}, false, std::nullopt, 0, false, false, given, lse);
   return out;
 }
 
@@ -458,6 +478,10 @@ Tensor logsumexp_backward_out(LSE_BACKWARD_ARGS, const Tensor& out) {
 STABLE_TORCH_LIBRARY_IMPL(fastops, FASTOPS_DISPATCH_KEY, m) {
   m.impl("softmax", TORCH_BOX(&softmax<Kind::softmax>));
   m.impl("softmax.out", TORCH_BOX(&softmax_out<Kind::softmax>));
+  m.impl("_softmax", TORCH_BOX(&softmax_plain<Kind::softmax>));
+  m.impl("_softmax.out", TORCH_BOX(&softmax_plain_out<Kind::softmax>));
+  m.impl("_log_softmax", TORCH_BOX(&softmax_plain<Kind::log_softmax>));
+  m.impl("_log_softmax.out", TORCH_BOX(&softmax_plain_out<Kind::log_softmax>));
   m.impl("softmax_lse", TORCH_BOX(&softmax_lse<Kind::softmax>));
   m.impl("softmax_lse.out", TORCH_BOX(&softmax_lse_out<Kind::softmax>));
   m.impl("log_softmax", TORCH_BOX(&softmax<Kind::log_softmax>));

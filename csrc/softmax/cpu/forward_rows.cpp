@@ -2,8 +2,10 @@
 #include "cpu/parallel.h"
 #include "softmax/cpu/kernels.h"
 #include "softmax/cpu/plain_rows.h"
+#include "softmax/cpu/reread_rows.h"
 #include "softmax/cpu/score_rows.h"
 #include "softmax/cpu/small_rows.h"
+#include "softmax/cpu/small_score_rows.h"
 
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
@@ -12,10 +14,24 @@ bool streams(const ForwardParams& p) {
   return p.out && use_streaming(p.shape.rows * p.shape.n * int64_t(size_of(p.out.dtype)));
 }
 
+// Whether every row starts on a cache line.
+bool line_aligned(const Operand& o, const Shape& shape) {
+  uintptr_t bits = reinterpret_cast<uintptr_t>(o.data);
+  for (int d = 0; d < shape.row_dims; ++d) bits |= uintptr_t(o.row_stride[d]) * size_of(o.dtype);
+  return bits % 64 == 0;
+}
+
 template <typename V>
 void run_score_rows(const ForwardParams& p) {
-  const bool stream = streams(p);
+  // Lines written half past the caches and half through them cost more than none past them.
+  const bool stream = streams(p) && line_aligned(p.out, p.shape);
   const int64_t n = p.shape.n;
+  if constexpr (__is_same(V, VecF32)) {
+    if (n <= kSmallRow) {
+      const int64_t groups = SmallScoreRows::groups(p.shape.rows);
+      return parallel_for(0, groups, rows_per_task(n * kGroup), SmallScoreRows(p, stream));
+    }
+  }
   parallel_for(0, p.shape.rows, rows_per_task(n), [&](int64_t begin, int64_t end) {
     RowScratch<V> scratch(thread_scratch(RowScratch<V>::bytes(n)), n);
     RowCursor cursor(p.shape, begin);
@@ -28,7 +44,11 @@ void run_score_rows(const ForwardParams& p) {
 template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
 void run_plain_rows(const ForwardParams& p) {
   const int64_t n = p.shape.n, rows = p.shape.rows;
-  if (n <= kSmallRow) {
+  if (reread_rows(p.algorithm, rows, n)) {
+    const RereadRows<kKind, kStream, Load, Store> kernel(p);
+    if (share_rows(rows, n)) kernel.share();
+    else parallel_for(0, rows, rows_per_task(n), kernel);
+  } else if (n <= kSmallRow) {
     using Kernel = SmallRows<kKind, kDegree, kStream, Load, Store>;
     parallel_for(0, Kernel::groups(rows), rows_per_task(n * kGroup), Kernel(p));
   } else {
@@ -52,16 +72,10 @@ void run_plain_kind(const ForwardParams& p) {
   run_plain_rows<Kind::softmax, kShort, Load, Store>(p);
 }
 
-bool line_aligned(const Operand& o, const Shape& shape) {
-  uintptr_t bits = reinterpret_cast<uintptr_t>(o.data);
-  for (int d = 0; d < shape.row_dims; ++d) bits |= uintptr_t(o.row_stride[d]) * size_of(o.dtype);
-  return bits % 64 == 0;
-}
-
 // No operand but x, and a scale that keeps the order of the scores.
 bool plain(const ForwardParams& p) {
   return !p.mask && !p.bias && !p.lengths && !p.row_scale && !p.causal && p.scale > 1e-20 &&
-         p.scale < 1e20 && p.shape.n <= kScratchElements;
+         p.scale < 1e20;
 }
 
 // True if a plain kernel took the job.

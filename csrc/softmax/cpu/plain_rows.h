@@ -63,11 +63,9 @@ struct ScaledExps {
     a = a * VecF32(factor);
     b = b * VecF32(factor);
   }
-  void get(int64_t j, int n, VecF32& a, VecF32& b) const {
-    Natural<float>::load(from + j, n, a, b);
-    a = a * VecF32(factor);
-    b = b * VecF32(factor);
-  }
+  // The order within a unit is the loader's, so a part of one is not its first n floats. Scratch
+  // goes on behind the row.
+  void get(int64_t j, int, VecF32& a, VecF32& b) const { get(j, a, b); }
 };
 
 // (x * scale - shift) - log_sum, from x itself.
@@ -92,18 +90,63 @@ struct LogProbs {
   }
 };
 
+// Elements of the last line that a row filled only in part. The next row, where it lies right
+// behind, completes the line, so that rows of odd length leave in whole lines too: a line stored
+// half past the caches and half through them costs several times a whole one.
+template <typename Out>
+class LineCarry {
+ public:
+  static constexpr int kLine = (kPair * sizeof(Out) < 64 ? kPair * sizeof(Out) : 64) / sizeof(Out);
+
+  static int offset(const Out* p) {
+    return int(reinterpret_cast<uintptr_t>(p) / sizeof(Out) % kLine);
+  }
+  // Whether p continues what is held; if not, that is written out.
+  bool continues(const Out* p) {
+    if (count_ > 0 && p != end_) flush();
+    return count_ > 0;
+  }
+  // Where the next elements of the line go, and that n of them are there now; `end` is the address
+  // they belong to, one past the last.
+  Out* next() { return line_ + count_; }
+  void add(int n, Out* end) {
+    count_ += n;
+    end_ = end;
+    if (count_ < kLine) return;
+    constexpr int step = VecF32::size;
+    for (int i = 0; i < int(kLine * sizeof(Out) / sizeof(float)); i += step)
+      VecF32::load(reinterpret_cast<const float*>(line_) + i)
+          .stream(reinterpret_cast<float*>(end - kLine) + i);
+    count_ = 0;
+  }
+  void flush() {
+    for (int i = 0; i < count_; ++i) end_[i - count_] = line_[i];
+    count_ = 0;
+  }
+
+ private:
+  alignas(64) Out line_[64 / sizeof(Out)];
+  Out* end_ = nullptr;
+  int count_ = 0;
+};
+
 // Writes n results of `source` unit by unit. step() writes one whole unit and says whether there
-// was one; NT stores need whole aligned lines, so head and tail are ordinary stores.
+// was one. Streaming stores take whole aligned lines: what comes before and behind goes to `carry`.
 template <typename Store, bool kStream, typename Source>
 class Writer {
  public:
   using Out = typename Store::Value;
+  using Carry = LineCarry<Out>;
 
-  Writer(const Source& source, Out* out, int64_t n) : source_(source), out_(out), n_(n) {
+  Writer(const Source& source, Out* out, int64_t n, Carry& carry)
+      : source_(source), out_(out), n_(n), carry_(carry) {
     if constexpr (kStream && Store::any_offset) {
-      constexpr uintptr_t line = 64;
-      const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(out) % line / sizeof(Out));
-      if (head > 0) put(int(head < n ? head : n));
+      const int held = Carry::offset(out), missing = Carry::kLine - held;
+      const int count = int(missing < n ? missing : n);
+      const bool continues = carry.continues(out);
+      if (held == 0) return;
+      put(continues ? carry.next() : out, count);
+      if (continues) carry.add(count, out + count);
     }
   }
   bool step() {
@@ -117,19 +160,28 @@ class Writer {
   }
   void finish() {
     while (step()) {}
-    if (at_ < n_) put(int(n_ - at_));
+    if constexpr (kStream && Store::any_offset) {
+      while (at_ < n_) {
+        const int count = int(n_ - at_ < Carry::kLine ? n_ - at_ : Carry::kLine);
+        put(carry_.next(), count);
+        carry_.add(count, out_ + at_);
+      }
+    } else if (at_ < n_) {
+      put(out_ + at_, int(n_ - at_));
+    }
   }
 
  private:
-  void put(int n) {
+  void put(Out* to, int n) {
     VecF32 a, b;
     source_.get(at_, n, a, b);
-    Store::store(out_ + at_, n, a, b);
+    Store::store(to, n, a, b);
     at_ += n;
   }
   const Source source_;
   Out* const out_;
   const int64_t n_;
+  Carry& carry_;
   int64_t at_ = 0;
 };
 
@@ -205,6 +257,7 @@ template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
 class PlainRows {
   using In = typename Load::Value;
   using Out = typename Store::Value;
+  using Carry = LineCarry<Out>;
   static constexpr bool kKeep = kKind == Kind::softmax;
 
  public:
@@ -217,8 +270,11 @@ class PlainRows {
     auto* memory = static_cast<float*>(thread_scratch(sizeof(float) * size_t(2 * floats)));
     PlainRow rows[2] = {{memory, n_}, {memory + floats, n_}};
     RowCursor cursor(p_.shape, begin);
-    for (int64_t i = begin; i < end; ++i, cursor.next()) row(cursor, rows[i & 1], rows[~i & 1]);
-    flush(rows[~end & 1]);
+    Carry carry;
+    for (int64_t i = begin; i < end; ++i, cursor.next())
+      row(cursor, rows[i & 1], rows[~i & 1], carry);
+    flush(rows[~end & 1], carry);
+    carry.flush();
     if (kStream) store_fence();
   }
 
@@ -231,12 +287,12 @@ class PlainRows {
                             row.log_sum};
     }
   }
-  auto writer(const PlainRow& row, int64_t begin, int64_t n) const {
+  auto writer(const PlainRow& row, int64_t begin, int64_t n, Carry& carry) const {
     return Writer<Store, kStream, decltype(source(row, 0))>(
-        source(row, begin), static_cast<Out*>(row.out) + begin, n);
+        source(row, begin), static_cast<Out*>(row.out) + begin, n, carry);
   }
 
-  void row(const RowCursor& cursor, PlainRow& current, PlainRow& before) const {
+  void row(const RowCursor& cursor, PlainRow& current, PlainRow& before, Carry& carry) const {
     const In* x = static_cast<const In*>(advance(p_.x, cursor.offset(p_.x.row_stride)));
     float max = -infinity<VecF32>(), shift = max;
     bool huge = false;
@@ -256,7 +312,7 @@ class PlainRows {
         return exp_chunk<kDegree, kKeep, Load>(x + begin, count, scale_.base2, finite, to, writer);
       };
       current.sum[chunks] =
-          hsum(before.out ? exps(writer(before, begin, count)) : exps(NoWriter{}));
+          hsum(before.out ? exps(writer(before, begin, count, carry)) : exps(NoWriter{}));
     }
     before.out = nullptr;
     if (huge) {
@@ -283,10 +339,10 @@ class PlainRows {
     if (empty && p_.zero_masked_rows) row.log_shift = row.log_sum = 0;
   }
 
-  void flush(PlainRow& row) const {
+  void flush(PlainRow& row, Carry& carry) const {
     if (!row.out) return;
     for (int64_t begin = 0; begin < n_; begin += kChunk)
-      writer(row, begin, n_ - begin < kChunk ? n_ - begin : kChunk).finish();
+      writer(row, begin, n_ - begin < kChunk ? n_ - begin : kChunk, carry).finish();
     row.out = nullptr;
   }
 

@@ -164,7 +164,8 @@ RowResult<V> finish_row(const ForwardParams& p, const RowCursor& cursor,
                         const RowScores<V>& scores, typename V::Scalar max, double sum) {
   using S = typename V::Scalar;
   const bool empty = sum == 0;  // not so where a NaN hides behind a maximum of -inf
-  const double log_sum = empty ? 0.0 : __builtin_log(sum);
+  const bool wants_log = p.lse || p.kind == Kind::log_softmax;
+  const double log_sum = wants_log && !empty ? __builtin_log(sum) : 0.0;
   if (p.lse) {
     alignas(64) S buffer[kChunk];
     const bool infinite = max == infinity<V>() && !any_nan(scores, buffer);

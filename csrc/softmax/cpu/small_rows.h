@@ -19,6 +19,7 @@ template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
 class SmallRows {
   using In = typename Load::Value;
   using Out = typename Store::Value;
+  using Carry = LineCarry<Out>;
   static constexpr bool kKeep = kKind == Kind::softmax;
 
   // A group between being read and being written; count == 0: nothing to write.
@@ -48,9 +49,11 @@ class SmallRows {
     groups[0].values = memory;
     groups[1].values = memory + group_floats;
     RowCursor cursor(p_.shape, begin * kGroup);
+    Carry carry;
     for (int64_t g = begin; g < end; ++g)
-      group(cursor, g * kGroup, groups[g & 1], groups[~g & 1], memory + 2 * group_floats);
-    flush(groups[~end & 1]);
+      group(cursor, g * kGroup, groups[g & 1], groups[~g & 1], carry, memory + 2 * group_floats);
+    flush(groups[~end & 1], carry);
+    carry.flush();
     if (kStream) store_fence();
   }
 
@@ -59,11 +62,12 @@ class SmallRows {
     if constexpr (kKeep) return ScaledExps{g.values + r * padded_, g.factor[r]};
     else return LogProbs<Load>{g.x[r], scale_.scale, g.factor[r], g.log_sum[r]};
   }
-  auto writer(const Group& g, int r) const {
-    return Writer<Store, kStream, decltype(source(g, 0))>(source(g, r), g.out[r], n_);
+  auto writer(const Group& g, int r, Carry& carry) const {
+    return Writer<Store, kStream, decltype(source(g, 0))>(source(g, r), g.out[r], n_, carry);
   }
 
-  void group(RowCursor& cursor, int64_t first, Group& now, Group& before, float* spare) const {
+  void group(RowCursor& cursor, int64_t first, Group& now, Group& before, Carry& carry,
+             float* spare) const {
     const RowCursor start = cursor;
     const int count = int(p_.shape.rows - first < kGroup ? p_.shape.rows - first : kGroup);
     VecF32 lanes[kGroup];
@@ -91,7 +95,7 @@ class SmallRows {
         return exp_chunk<kDegree, kKeep, Load>(now.x[r], n_, scale_.base2, finite[r],
                                                now.values + r * padded_, writer);
       };
-      lanes[r] = r < before.count ? exps(writer(before, r)) : exps(NoWriter{});
+      lanes[r] = r < before.count ? exps(writer(before, r, carry)) : exps(NoWriter{});
     }
     before.count = 0;
     if (huge) {
@@ -133,8 +137,8 @@ class SmallRows {
     }
   }
 
-  void flush(Group& g) const {
-    for (int r = 0; r < g.count; ++r) writer(g, r).finish();
+  void flush(Group& g, Carry& carry) const {
+    for (int r = 0; r < g.count; ++r) writer(g, r, carry).finish();
     g.count = 0;
   }
 

@@ -1,0 +1,1 @@
+"""Measures the kernels against what people use today: `python -m bench`."""

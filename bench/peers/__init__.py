@@ -1,0 +1,1 @@
+"""Peers that need more than a call into torch. Importing them never fails."""

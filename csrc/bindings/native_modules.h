@@ -1,0 +1,10 @@
+// The parts of fastops._native that families contribute.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastops::binding {
+
+void add_softmax_plans(pybind11::module_& m);
+
+}  // namespace fastops::binding

@@ -1,0 +1,102 @@
+// The one way to launch a kernel: on the given stream, checked, with opt-in shared memory and
+// thread-block clusters. The host emulation (SIMT_HOST) runs the grid in place instead.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <mutex>
+
+#include "core/check.h"
+#include "cuda/runtime.h"
+
+namespace fastops::cuda {
+
+struct Launch {
+  const char* name;  // for error texts and emulator reports
+  dim3 grid;
+  dim3 block;
+  size_t shared_bytes = 0;  // dynamic; above 48 KB the kernel is opted in
+  unsigned cluster = 1;     // blocks per cluster along x (sm_90)
+  void* stream = nullptr;   // a cudaStream_t
+};
+
+struct DeviceInfo {
+  int sm_count, major, minor;
+  int shared_optin;  // most dynamic shared memory of one block, in bytes
+};
+
+#ifdef SIMT_HOST
+
+inline DeviceInfo device_info() {
+  const auto& device = simt::device();
+  return {device.sm_count, device.major, device.minor, device.shared_per_block_optin};
+}
+
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), const Launch& config, const Args&... args) {
+  simt::launch(config.name, kernel, config.grid, config.block, config.shared_bytes, config.cluster,
+               args...);
+}
+
+#else
+
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // not sticky: the next launch must not report this one's error
+  fail("fastops: ", what, ": ", cudaGetErrorString(status));
+}
+
+// The current device. Asked once per device and process: the answers do not change.
+inline DeviceInfo device_info() {
+  constexpr int kDevices = 64;
+  static std::atomic<int> known[kDevices];
+  static DeviceInfo infos[kDevices];
+  static std::mutex mutex;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  if (device >= kDevices) fail("fastops: device ", device, " is beyond the first ", kDevices);
+  if (known[device].load(std::memory_order_acquire)) return infos[device];
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto ask = [&](cudaDeviceAttr attribute) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+    return value;
+  };
+  infos[device] = {ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrComputeCapabilityMajor),
+                   ask(cudaDevAttrComputeCapabilityMinor),
+                   ask(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  known[device].store(1, std::memory_order_release);
+  return infos[device];
+}
+
+inline constexpr size_t kDefaultSharedBytes = 48 * 1024;
+inline constexpr unsigned kPortableCluster = 8;
+
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), const Launch& config, const Args&... args) {
+  const void* entry = reinterpret_cast<const void*>(kernel);
+  if (config.shared_bytes > kDefaultSharedBytes)
+    check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(config.shared_bytes)),
+          config.name);
+  if (config.cluster > kPortableCluster)
+    check(cudaFuncSetAttribute(entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          config.name);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = config.cluster;
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t launch_config{};
+  launch_config.gridDim = config.grid;
+  launch_config.blockDim = config.block;
+  launch_config.dynamicSmemBytes = config.shared_bytes;
+  launch_config.stream = static_cast<cudaStream_t>(config.stream);
+  launch_config.attrs = &attribute;
+  launch_config.numAttrs = config.cluster > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&launch_config, kernel, args...), config.name);
+}
+
+#endif
+
+}  // namespace fastops::cuda

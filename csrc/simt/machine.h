@@ -1,0 +1,155 @@
+// The emulated machine: the threads of one cluster, who may run, what each waits for.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "simt/fiber.h"
+#include "simt/launch.h"
+#include "simt/report.h"
+#include "simt/threads.h"
+
+namespace simt {
+
+inline constexpr int kWarp = 32;
+inline constexpr int kMaxBlockThreads = 1024;
+inline constexpr int kMaxCluster = 16;
+
+enum class Wait : uint8_t { nothing, sync_warp, shuffle, vote, match, reduce, block, cluster };
+const char* name(Wait wait);
+
+inline uint32_t lane_bit(int lane) { return uint32_t{1} << lane; }
+
+struct Warp;
+struct Block;
+
+// One asynchronous 16-byte copy (cp.async) that has not landed.
+struct Copy {
+  void* to;
+  const void* from;
+  uint32_t bytes;
+  uint32_t group;  // number of commits before it
+};
+
+struct Thread {
+  void* stack_pointer = nullptr;
+  char* stack = nullptr;
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  uint3 index{};
+  uint16_t id = 0;  // within the cluster
+  uint8_t lane = 0;
+  bool exited = false;
+  uint32_t clock = 1;  // own time: grows with every synchronisation this thread takes part in
+  uint32_t cluster_arrivals = 0, cluster_waits = 0;
+
+  Wait wait = Wait::nothing;
+  unsigned mask = 0;  // of a warp collective
+  uint32_t code = 0;  // where it waits
+  void* args = nullptr;
+  void (*exec)(Warp& warp, uint32_t lanes) = nullptr;
+
+  uint32_t commits = 0;
+  std::vector<Copy> copies;
+};
+
+struct Warp {
+  Thread* thread[kWarp] = {};
+  int number = 0;                             // within the cluster
+  uint32_t ready = 0, waiting = 0, gone = 0;  // lanes; gone: exited or beyond the block
+  // known[a][b]: lane a has synchronised with everything lane b did up to this time of b's.
+  uint32_t known[kWarp][kWarp] = {};
+};
+
+struct Block {
+  uint3 index{};
+  unsigned rank = 0;  // in the cluster
+  int threads = 0, live = 0, arrived = 0;
+  const Thread* first = nullptr;    // of those that have arrived
+  int count = 0, count_result = 0;  // of sync_block_count
+  uint32_t cluster_waits = 0;       // cluster phases some thread of the block has acquired
+  std::vector<uint32_t> known;      // per thread of the cluster: ordered by block barriers
+  std::vector<uint32_t> visits;     // per thread: its clock when it last reached in from outside
+  std::vector<Thread*> members;
+};
+
+class Machine {
+ public:
+  void run(const Grid& grid, void (*entry)(const void*), const void* context);
+  bool running() const { return main_stack_pointer_ != nullptr; }
+
+  // The running thread stops until `thread.wait` is resolved by another one.
+  void block_self();
+
+  // A warp collective: the last lane of `mask` to arrive runs `exec` over the participants.
+  using Exec = void (*)(Warp& warp, uint32_t lanes);
+  void collective(Wait kind, unsigned mask, void* args, Exec exec, const void* return_address);
+  void block_barrier(int predicate, const void* return_address);
+  void cluster_arrive(const void* return_address);
+  void cluster_wait(const void* return_address);
+
+  // The running thread uses shared memory of another block: that one must have started, and must
+  // not exit before a cluster barrier after this.
+  void visit(Block& block, const void* return_address);
+
+  // Has `t` synchronised with what thread `other` of its cluster did at its time `clock`?
+  bool ordered(const Thread& t, uint16_t other, uint32_t clock) const;
+
+  [[noreturn]] void fail(Check check, const std::string& text);  // abandons the launch
+  void note(const std::string& text) { findings.add(text); }
+  std::string describe(const Thread& t) const;
+  std::string describe_cluster(uint32_t group) const;  // of this launch
+
+  Grid grid{};
+  uint32_t group = 0;        // number of the running cluster over the life of the process
+  uint32_t first_group = 0;  // of this launch
+  unsigned cluster_blocks = 1;
+  std::vector<std::unique_ptr<Thread>> threads;  // of the cluster; [0, thread_count) in use
+  size_t thread_count = 0;
+  std::vector<std::unique_ptr<Warp>> warps;
+  size_t warp_count = 0;
+  Block blocks[kMaxCluster];
+  Findings findings;
+  std::vector<std::string> launched;  // kernel names, for tests
+
+ private:
+  void run_cluster(uint64_t number);
+  uint3 block_at(uint64_t number) const;
+  void prepare_fibers();
+  Thread* next();
+  int pick_lane(uint32_t ready);
+  void resume(Thread& t);
+  void try_complete(const Thread& member);
+  void finish_barrier(Block& block);
+  void finish_cluster_phase();
+  void settle_after_exit(Thread& t);
+  [[noreturn]] void deadlock();
+  [[noreturn]] void abandon();
+  [[noreturn]] static void fiber_main();
+  std::string waiting_threads() const;
+  void check_site(const Thread& a, const Thread& b, Check check);
+  uint64_t random();
+
+  StackPool stacks_;
+  void* main_stack_pointer_ = nullptr;
+  void (*entry_)(const void*) = nullptr;
+  const void* context_ = nullptr;
+  bool fibers_stale_ = true;
+  bool abandoned_ = false;
+  Warp* current_warp_ = nullptr;
+  std::vector<uint64_t> order_;  // of the clusters
+  size_t live_ = 0;
+  // Cluster barrier: arrivals in the running phase, phases completed, and the clocks each phase
+  // carries (two, since a thread may be one phase behind).
+  size_t cluster_arrived_ = 0;
+  uint32_t cluster_phases_ = 0;
+  std::vector<uint32_t> cluster_clocks_[2];
+  uint64_t random_state_ = 1;
+};
+
+Machine& machine();
+// The running thread; null on the host's own stack. In hooks.cpp, beside its hottest reader.
+extern __attribute__((visibility("hidden"))) Thread* self;
+
+}  // namespace simt

@@ -1,0 +1,121 @@
+// What the checks know about memory: for each byte of shared memory and each element of a tensor
+// who wrote it and who read it, and when (csrc/simt/machine.h has the clocks).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "simt/machine.h"
+#include "simt/tensors.h"
+
+namespace simt {
+
+enum class Touch : uint8_t { read, write, atomic, land };  // land: an asynchronous copy arriving
+
+// One access. Valid while `group` is the running cluster, or, in a tensor, one of this launch.
+struct Stamp {
+  uint32_t group = 0, clock = 0, code = 0;
+  uint16_t thread = 0;
+  bool atomic = false;
+  bool pending = false;  // an asynchronous copy will write here
+};
+
+struct Cell {
+  Stamp write, read[2];
+};
+
+// Zero pages until touched, so that a cell costs memory only where a kernel went.
+class Cells {
+ public:
+  Cells() = default;
+  explicit Cells(size_t count);
+  Cells(Cells&& other) noexcept : data_(other.data_), count_(other.count_) {
+    other.data_ = nullptr;
+  }
+  Cells& operator=(Cells&& other) noexcept;
+  ~Cells();
+  Cell* data() const { return data_; }
+
+ private:
+  Cell* data_ = nullptr;
+  size_t count_ = 0;
+};
+
+struct Region {
+  std::string name;
+  uintptr_t begin = 0, end = 0;
+  Access access = Access::read;
+  bool must_be_written = false;
+  size_t element_bytes = 1;
+  std::vector<int64_t> sizes, strides;
+  std::vector<bool> exists;  // per element; empty: all do
+  Cells cells;               // per element, where written
+};
+
+class Memory {
+ public:
+  Memory();
+
+  void begin_launch(const void* args, size_t args_bytes);
+  void begin_cluster();
+  // Brings the static shared memory of `to` into the thread-local segment.
+  void switch_block(const Block* from, const Block* to);
+
+  void access(const void* p, size_t bytes, bool aligned, Touch touch, const void* return_address);
+  void copy_async(void* to, const void* from, size_t bytes, const void* return_address);
+  void land(const Copy& copy, const void* return_address);
+
+  unsigned char* dynamic_shared(unsigned rank);
+  unsigned shared_address(const void* p, const void* return_address);
+  void* from_shared_address(unsigned address, const void* return_address);
+  unsigned map_shared(unsigned address, unsigned rank, const void* return_address);
+
+  void add(const Tensor& tensor);
+  void require_written() const;
+  void end_scope() { regions_.clear(); }
+
+ private:
+  static constexpr size_t kSlotBytes = 256 * 1024;  // of dynamic shared memory, 227 KB at most
+  static constexpr unsigned kStaticWindow = kSlotBytes;
+  static constexpr unsigned kRankShift = 24;
+
+  struct Place {
+    Cell* cells = nullptr;
+    size_t granule = 1;
+    const Region* region = nullptr;
+    unsigned rank = 0;
+    bool is_static = false;
+    size_t offset = 0;
+  };
+
+  bool locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place& place);
+  bool locate_shared(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place& place);
+  Region* find(uintptr_t p);
+  void outside(uintptr_t p, size_t bytes, Touch touch, uint32_t code);
+  void check_read(Cell& cell, const Place& place, size_t bytes, uint32_t code);
+  void check_write(Cell& cell, const Place& place, size_t bytes, uint32_t code, bool atomic);
+  bool conflict(const Stamp& earlier, const Place& place, bool& other_block) const;
+  void report_conflict(const Stamp& earlier, const char* kind, const char* now, const char* then,
+                       const Place& place, size_t bytes, uint32_t code, bool other_block);
+  std::string element_name(const Region& region, size_t element) const;
+  std::string describe(const Place& place) const;
+
+  std::vector<std::unique_ptr<Region>> regions_;
+  Region* last_ = nullptr;
+  uintptr_t args_begin_ = 0, args_end_ = 0;
+  uintptr_t image_begin_ = 0, image_end_ = 0;  // this module's code and constants
+  unsigned char* dynamic_ = nullptr;           // kMaxCluster slots
+  Cells dynamic_cells_[kMaxCluster];
+  unsigned char* static_live_ = nullptr;  // the thread-local segment
+  size_t static_bytes_ = 0;
+  size_t static_begin_ = 0, static_end_ = 0;  // the part of it this launch has touched
+  std::vector<unsigned char> static_images_;  // of blocks that are not running
+  Cells static_cells_[kMaxCluster];
+};
+
+Memory& memory();
+
+}  // namespace simt

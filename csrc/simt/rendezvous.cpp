@@ -1,0 +1,197 @@
+// Where threads meet: warp collectives, the block's and the cluster's barrier, and what each
+// orders.
+#include <algorithm>
+#include <sstream>
+
+#include "simt/machine.h"
+#include "simt/memory.h"
+
+namespace simt {
+
+const char* name(Wait wait) {
+  switch (wait) {
+    case Wait::nothing: return "nothing";
+    case Wait::sync_warp: return "__syncwarp";
+    case Wait::shuffle: return "a shuffle";
+    case Wait::vote: return "a vote";
+    case Wait::match: return "__match_any_sync";
+    case Wait::reduce: return "__reduce_sync";
+    case Wait::block: return "__syncthreads";
+    case Wait::cluster: return "cluster_wait";
+  }
+  return "";
+}
+
+// Two threads meet in one collective only if they call it from the same source line; different
+// code addresses may still be one line, duplicated by the compiler.
+void Machine::check_site(const Thread& a, const Thread& b, Check check) {
+  if (a.wait == b.wait && a.mask == b.mask &&
+      (a.code == b.code || source_of(a.code) == source_of(b.code)))
+    return;
+  std::ostringstream text;
+  text << "meets " << name(a.wait) << " (mask 0x" << std::hex << a.mask << std::dec << ")"
+       << at_line(a.code) << "\n  while " << describe(b) << " is in " << name(b.wait) << " (mask 0x"
+       << std::hex << b.mask << std::dec << ")" << at_line(b.code);
+  fail(check, text.str());
+}
+
+void Machine::collective(Wait kind, unsigned mask, void* args, Exec exec,
+                         const void* return_address) {
+  Thread& t = *self;
+  Warp& warp = *t.warp;
+  t.wait = kind;
+  t.mask = mask;
+  t.args = args;
+  t.code = code_offset(return_address);
+  if (!(mask & lane_bit(t.lane)))
+    fail(Check::divergent_collective,
+         std::string("calls ") + name(kind) + " with a mask that leaves it out" + at_line(t.code));
+  // One partner speaks for all: those it met before have been compared with it.
+  if (const uint32_t partners = warp.waiting & mask) {
+    const Thread& other = *warp.thread[__builtin_ctz(partners)];
+    if (other.wait < Wait::block && (other.mask & lane_bit(t.lane)))
+      check_site(t, other, Check::divergent_collective);
+  }
+  t.exec = exec;
+  warp.ready &= ~lane_bit(t.lane);
+  warp.waiting |= lane_bit(t.lane);
+  try_complete(t);
+  block_self();
+}
+
+// Runs the collective that `member` waits in, once every lane of its mask is there or has exited.
+void Machine::try_complete(const Thread& member) {
+  Warp& warp = *member.warp;
+  const uint32_t expected = member.mask & ~warp.gone;
+  if ((warp.waiting & expected) != expected) return;
+  for (uint32_t rest = expected; rest; rest &= rest - 1) {
+    const Thread& other = *warp.thread[__builtin_ctz(rest)];
+    if (other.wait != member.wait || other.mask != member.mask) return;
+  }
+  member.exec(warp, expected);
+  warp.waiting &= ~expected;
+  warp.ready |= expected;
+  for (uint32_t rest = expected; rest; rest &= rest - 1)
+    warp.thread[__builtin_ctz(rest)]->wait = Wait::nothing;
+}
+
+void Machine::finish_barrier(Block& block) {
+  block.arrived = 0;
+  block.count_result = block.count;
+  block.count = 0;
+  if (block.cluster_waits > 0) {
+    const auto& clocks = cluster_clocks_[block.cluster_waits % 2];
+    for (size_t i = 0; i < thread_count; ++i) block.known[i] = std::max(block.known[i], clocks[i]);
+  }
+  for (Thread* t : block.members) {
+    block.known[t->id] = t->clock++;
+    if (t->wait != Wait::block) continue;
+    t->wait = Wait::nothing;
+    t->warp->waiting &= ~lane_bit(t->lane);
+    t->warp->ready |= lane_bit(t->lane);
+  }
+}
+
+void Machine::block_barrier(int predicate, const void* return_address) {
+  Thread& t = *self;
+  Block& block = *t.block;
+  t.wait = Wait::block;
+  t.mask = 0;
+  t.code = code_offset(return_address);
+  if (block.arrived == 0) block.first = &t;
+  else check_site(t, *block.first, Check::divergent_barrier);
+  block.count += predicate != 0;
+  t.warp->ready &= ~lane_bit(t.lane);
+  t.warp->waiting |= lane_bit(t.lane);
+  if (++block.arrived == block.live) finish_barrier(block);
+  block_self();
+}
+
+// A thread that has exited counts as arrived everywhere.
+void Machine::settle_after_exit(Thread& t) {
+  Block& block = *t.block;
+  if (block.live > 0 && block.arrived == block.live) finish_barrier(block);
+  if (block.live == 0) {
+    for (size_t i = 0; i < block.visits.size(); ++i) {
+      const bool over =
+          block.cluster_waits > 0 && cluster_clocks_[block.cluster_waits % 2][i] >= block.visits[i];
+      if (block.visits[i] > 0 && !over)
+        fail(Check::cluster_protocol,
+             "is the last of its block to exit, without a cluster barrier since " +
+                 describe(*threads[i]) + " used the block's shared memory");
+    }
+  }
+  if (cluster_blocks > 1 && t.cluster_arrivals == cluster_phases_) {
+    ++cluster_arrived_;
+    cluster_clocks_[(cluster_phases_ + 1) % 2][t.id] = t.clock;
+    finish_cluster_phase();
+  }
+  for (uint32_t rest = t.warp->waiting; rest; rest &= rest - 1) {
+    const Thread& waiting = *t.warp->thread[__builtin_ctz(rest)];
+    if (waiting.wait != Wait::nothing && waiting.wait < Wait::block) try_complete(waiting);
+  }
+}
+
+void Machine::finish_cluster_phase() {
+  if (cluster_arrived_ < thread_count) return;
+  ++cluster_phases_;
+  cluster_arrived_ = 0;
+  for (size_t i = 0; i < thread_count; ++i) {
+    Thread& t = *threads[i];
+    if (t.exited) {
+      ++cluster_arrived_;
+      cluster_clocks_[(cluster_phases_ + 1) % 2][t.id] = t.clock;
+    }
+    if (t.wait != Wait::cluster) continue;
+    t.wait = Wait::nothing;
+    t.warp->waiting &= ~lane_bit(t.lane);
+    t.warp->ready |= lane_bit(t.lane);
+  }
+}
+
+void Machine::cluster_arrive(const void* return_address) {
+  Thread& t = *self;
+  if (t.cluster_arrivals != t.cluster_waits)
+    fail(Check::cluster_protocol, "arrives twice at the cluster barrier without waiting" +
+                                      at_line(code_offset(return_address)));
+  if (cluster_blocks == 1)
+    cluster_clocks_[0].resize(thread_count), cluster_clocks_[1].resize(thread_count);
+  ++t.cluster_arrivals;
+  cluster_clocks_[t.cluster_arrivals % 2][t.id] = t.clock++;
+  ++cluster_arrived_;
+  finish_cluster_phase();
+}
+
+void Machine::cluster_wait(const void* return_address) {
+  Thread& t = *self;
+  t.code = code_offset(return_address);
+  if (t.cluster_arrivals != t.cluster_waits + 1)
+    fail(Check::cluster_protocol,
+         "waits at the cluster barrier without having arrived" + at_line(t.code));
+  if (cluster_phases_ < t.cluster_arrivals) {
+    t.wait = Wait::cluster;
+    t.warp->ready &= ~lane_bit(t.lane);
+    t.warp->waiting |= lane_bit(t.lane);
+    block_self();
+  }
+  ++t.cluster_waits;
+  t.block->cluster_waits = std::max(t.block->cluster_waits, t.cluster_waits);
+}
+
+void Machine::visit(Block& block, const void* return_address) {
+  if (block.live == 0 || self->block->cluster_waits == 0)
+    fail(Check::cluster_protocol,
+         std::string("uses shared memory of a block of its cluster that ") +
+             (block.live == 0 ? "has exited" : "may not have started: no cluster barrier yet") +
+             at_line(code_offset(return_address)));
+  block.visits[self->id] = self->clock;
+}
+
+bool Machine::ordered(const Thread& t, uint16_t other, uint32_t clock) const {
+  if (t.id == other || t.block->known[other] >= clock) return true;
+  const Thread& o = *threads[other];
+  if (o.warp == t.warp && t.warp->known[t.lane][o.lane] >= clock) return true;
+  return t.cluster_waits > 0 && cluster_clocks_[t.cluster_waits % 2][other] >= clock;
+}
+
+}  // namespace simt

@@ -1,0 +1,230 @@
+// Rows that are read twice: too long for a scratch row, few enough to be shared between threads, or
+// asked for by algorithm. The three ways to find a row's sum of exponentials:
+//
+//   online      per chunk of 1024 elements its maximum (from L1), then its exponentials; chunk sums
+//               meet in double
+//   two_pass    each exponential as mantissa * 2^exponent, added as such pairs; no maximum
+//               (Two-Pass Softmax, section 4)
+//   three_pass  the row's maximum first, so three reads
+//
+// A row is cut into splits of fixed size whose sums are combined in order: what thread took which
+// split does not show in the result. The second read goes backwards through the splits, to begin
+// with what the first left in the cache.
+#pragma once
+
+#include "cpu/parallel.h"
+#include "softmax/cpu/plain_rows.h"
+
+namespace fastops::softmax::cpu {
+namespace {
+
+// sum * 2^shift, a sum of exponentials. Adding two keeps the larger shift.
+struct ScaledSum {
+  float shift = -infinity<VecF32>();
+  double sum = 0;
+
+  void add(float other_shift, double other) {
+    if (other_shift > shift) {
+      sum *= __builtin_exp2(double(shift) - double(other_shift));
+      shift = other_shift;
+      sum += other;
+    } else if (other_shift == shift || other != other) {
+      sum += other;
+    } else {
+      sum += other * __builtin_exp2(double(other_shift) - double(shift));
+    }
+  }
+};
+
+// One exponential as p * 2^n.
+struct MantissaExponent {
+  VecF32 p, n;
+
+  // x is limited below so that n stays finite: there is no way back from inf - inf.
+  MantissaExponent(VecF32 x, VecF32 base2, VecF32 lowest) {
+    x = max(lowest, x);
+    n = round(x * base2);
+    p = exp2_fraction<5>(fma(x, base2, VecF32(0.f) - n));
+  }
+};
+
+// exp(s - lse) again from x. kPairs: by way of mantissas and exponents.
+template <typename Load, bool kPairs>
+struct Recomputed {
+  const typename Load::Value* from;
+  float base2, shift, inverse;
+
+  void get(int64_t j, VecF32& a, VecF32& b) const {
+    Load::load(from + j, a, b);
+    a = one(a);
+    b = one(b);
+  }
+  void get(int64_t j, int n, VecF32& a, VecF32& b) const {
+    Load::load(from + j, n, a, b);
+    a = one(a);
+    b = one(b);
+  }
+
+ private:
+  VecF32 one(VecF32 x) const {
+    if constexpr (kPairs) {
+      const MantissaExponent e(x, VecF32(base2), VecF32(-0x1p37f / base2));
+      return scale2(e.p * VecF32(inverse), e.n - VecF32(shift));
+    } else {
+      return exp2(fma(x, VecF32(base2), VecF32(-shift))) * VecF32(inverse);
+    }
+  }
+};
+
+template <Kind kKind, bool kStream, typename Load, typename Store>
+class RereadRows {
+  using In = typename Load::Value;
+  using Out = typename Store::Value;
+
+ public:
+  explicit RereadRows(const ForwardParams& p)
+      : p_(p), n_(p.shape.n), splits_((n_ + kSplit - 1) / kSplit), scale_(plain_scale(p.scale)) {}
+
+  // Whole rows, one thread each.
+  void operator()(int64_t begin, int64_t end) const {
+    RowCursor cursor(p_.shape, begin);
+    for (int64_t i = begin; i < end; ++i, cursor.next())
+      row(cursor, [](int64_t splits, auto body) { body(0, splits); });
+  }
+
+  // One row after the other, all threads on each.
+  void share() const {
+    RowCursor cursor(p_.shape, 0);
+    for (int64_t i = 0; i < p_.shape.rows; ++i, cursor.next())
+      row(cursor, [](int64_t splits, auto body) { parallel_for(0, splits, 1, body); });
+  }
+
+ private:
+  template <typename Spread>
+  void row(const RowCursor& cursor, Spread spread) const {
+    const In* x = static_cast<const In*>(advance(p_.x, cursor.offset(p_.x.row_stride)));
+    Sums parts(splits_);
+    float known = 0;
+    if (p_.algorithm == Algorithm::three_pass) {
+      spread(splits_, [&](int64_t begin, int64_t end) {
+        for (int64_t s = begin; s < end; ++s)
+          parts[s].shift = hmax(max_lanes(x + s * kSplit, size(s)));
+      });
+      known = parts[0].shift;
+      for (int64_t s = 1; s < splits_; ++s) known = parts[s].shift > known ? parts[s].shift : known;
+      known *= scale_.base2;
+    }
+    spread(splits_, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin; s < end; ++s) parts[s] = sum_split(x + s * kSplit, size(s), known);
+    });
+    ScaledSum total = parts[0];
+    for (int64_t s = 1; s < splits_; ++s) total.add(parts[s].shift, parts[s].sum);
+
+    // Empty rows, infinities and huge scores; a NaN is in the sum and needs no care.
+    if (!(__builtin_fabsf(total.shift) <= kHugeShift)) {
+      RowScratch<VecF32> scratch(thread_scratch(RowScratch<VecF32>::bytes(n_)), n_);
+      score_row<VecF32>(p_, cursor, scratch, kStream);
+      return;
+    }
+    const double lse = (double(total.shift) + __builtin_log2(total.sum)) * scale_.to_natural;
+    if (p_.lse) cursor.at<float>(p_.lse) = float(lse);
+    if constexpr (kKind == Kind::logsumexp) return;
+
+    Out* out = static_cast<Out*>(const_cast<void*>(advance(p_.out, cursor.offset(p_.out.row_stride))));
+    spread(splits_, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t s = splits_ - 1 - i;
+        write_split(x + s * kSplit, out + s * kSplit, size(s), total, lse);
+      }
+      if (kStream) store_fence();
+    });
+  }
+
+  int64_t size(int64_t s) const { return s + 1 < splits_ ? kSplit : n_ - s * kSplit; }
+
+  ScaledSum sum_split(const In* x, int64_t n, float known) const {
+    ScaledSum total;
+    float max = -infinity<VecF32>();
+    for (int64_t begin = 0; begin < n; begin += kChunk) {
+      const int64_t count = n - begin < kChunk ? n - begin : kChunk;
+      if (p_.algorithm == Algorithm::two_pass) {
+        add_pairs(x + begin, count, total);
+        continue;
+      }
+      if (p_.algorithm == Algorithm::three_pass) {
+        max = known;
+      } else {
+        const float most = hmax(max_lanes(x + begin, count)) * scale_.base2;
+        if (!(most <= max)) max = most;
+      }
+      const float finite = max == -infinity<VecF32>() ? 0.f : max;
+      total.add(max, double(hsum(exp_chunk<5, false, Load>(x + begin, count, scale_.base2, finite,
+                                                           nullptr, NoWriter{}))));
+    }
+    return total;
+  }
+
+  void add_pairs(const In* x, int64_t n, ScaledSum& total) const {
+    const VecF32 base2(scale_.base2), lowest(-0x1p37f / scale_.base2);
+    VecF32 sum(0.f), exponent(-0x1p38f);
+    auto add = [&](VecF32 v) {
+      const MantissaExponent e(v, base2, lowest);
+      const VecF32 larger = max(e.n, exponent);
+      sum = scale2(sum, exponent - larger) + scale2(e.p, e.n - larger);
+      exponent = larger;
+    };
+    VecF32 a, b;
+    int64_t j = 0;
+    for (; j + kPair <= n; j += kPair) {
+      prefetch_pair(x + j);
+      Load::load(x + j, a, b);
+      add(a);
+      add(b);
+    }
+    if (j < n) {
+      Load::load(x + j, int(n - j), a, b);
+      add(a);
+      add(b);
+    }
+    const float largest = hmax(exponent);
+    total.add(largest, double(hsum(scale2(sum, exponent - VecF32(largest)))));
+  }
+
+  void write_split(const In* x, Out* out, int64_t n, const ScaledSum& total, double lse) const {
+    LineCarry<Out> carry;
+    auto write = [&](auto source) {
+      Writer<Store, kStream, decltype(source)> writer(source, out, n, carry);
+      for (int64_t j = 0; writer.step(); j += kPair) prefetch_pair(x + j);
+      writer.finish();
+    };
+    if constexpr (kKind == Kind::log_softmax) {
+      const float shift = float(double(total.shift) * scale_.to_natural);
+      write(LogProbs<Load>{x, scale_.scale, shift, float(lse - double(shift))});
+    } else if (p_.algorithm == Algorithm::two_pass) {
+      write(Recomputed<Load, true>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
+    } else {
+      write(Recomputed<Load, false>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
+    }
+    carry.flush();
+  }
+
+  // A plain array; the standard containers would be compiled once per instruction set.
+  class Sums {
+   public:
+    explicit Sums(int64_t n) : data_(new ScaledSum[size_t(n)]) {}
+    ~Sums() { delete[] data_; }
+    Sums(const Sums&) = delete;
+    Sums& operator=(const Sums&) = delete;
+    ScaledSum& operator[](int64_t i) { return data_[i]; }
+
+   private:
+    ScaledSum* data_;
+  };
+
+  const ForwardParams& p_;
+  const int64_t n_, splits_;
+  const PlainScale scale_;
+};
+
+}  // namespace
+}  // namespace fastops::softmax::cpu

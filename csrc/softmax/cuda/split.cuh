@@ -1,0 +1,91 @@
+// Rows cut into chunks over blocks: few long rows, and rows longer than the chip can hold. The
+// chunk size is a function of the shape and the device, and chunks are combined in their order, so
+// the result does not depend on scheduling.
+#pragma once
+
+#include "softmax/cuda/rows.cuh"
+
+namespace fastops::softmax::cuda {
+
+inline constexpr int kSplitThreads = 256;
+inline constexpr int kSplitUnroll = 4;
+
+// Calls visit(v, held) on this thread's vectors of a row, kSplitUnroll loads in flight.
+template <typename Op, typename Visit>
+__device__ __forceinline__ void for_each_vector(const typename Op::Row& row, const Visit& visit) {
+  const int vectors = row.vectors();
+#pragma unroll 1
+  for (int v0 = threadIdx.x; v0 < vectors; v0 += kSplitThreads * kSplitUnroll) {
+    typename Op::Input input[kSplitUnroll];
+#pragma unroll
+    for (int k = 0; k < kSplitUnroll; ++k) input[k] = load_whole<Op>(row, v0 + k * kSplitThreads);
+#pragma unroll
+    for (int k = 0; k < kSplitUnroll; ++k) {
+      const int v = v0 + k * kSplitThreads;
+      load_rest<Op>(row, v, input[k]);
+      if (v < vectors) visit(v, Op::hold(row, v, input[k]));
+    }
+  }
+}
+
+struct Chunk {
+  int64_t row, index, begin;
+  int count;
+};
+
+// Block b works on chunk b % chunks of row b / chunks.
+template <typename Params>
+__device__ __forceinline__ Chunk chunk_of(const Params& p, int64_t block, int chunks, int size) {
+  Chunk c;
+  c.row = divide(block, chunks, c.index);
+  c.begin = c.index * size;
+  c.count = static_cast<int>(min(static_cast<int64_t>(size), p.shape.n - c.begin));
+  return c;
+}
+
+// The statistic of each chunk of `size` elements into p.workspace[row][chunk].
+//
+//   bytes     inputs once
+//   barriers  one
+//   in flight 4 vectors a thread and input
+template <typename Op>
+__global__ __launch_bounds__(kSplitThreads) void split_reduce_kernel(const __grid_constant__
+                                                                     typename Op::Params p,
+                                                                     int chunks, int size) {
+  __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
+  const int64_t block = linear_block();
+  if (block >= p.shape.rows * chunks) return;
+  const Chunk c = chunk_of(p, block, chunks, size);
+  const typename Op::Row row = Op::locate(p, c.row, c.begin, c.count);
+  typename Op::Stat stat = Op::identity();
+  for_each_vector<Op>(row, [&](int, const typename Op::Held& held) { Op::accumulate(stat, held); });
+  stat = fastops::cuda::block_reduce<Op>(stat, partials, 0);
+  if (threadIdx.x == 0) static_cast<typename Op::Stat*>(p.workspace)[block] = stat;
+}
+
+// Merges the row's chunks, every block alike, and writes its own chunk.
+//
+//   bytes     inputs once more, output once; chunks * 8 bytes a block from L2
+//   barriers  one
+template <typename Op>
+__global__ __launch_bounds__(kSplitThreads) void split_write_kernel(const __grid_constant__
+                                                                    typename Op::Params p,
+                                                                    int chunks, int size) {
+  __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
+  const int64_t block = linear_block();
+  if (block >= p.shape.rows * chunks) return;
+  const Chunk c = chunk_of(p, block, chunks, size);
+  typename Op::Stat total = Op::identity();
+  if constexpr (Op::kReduces) {
+    const auto* stats = static_cast<const typename Op::Stat*>(p.workspace) + c.row * chunks;
+    for (int i = threadIdx.x; i < chunks; i += kSplitThreads) total = Op::merge(total, stats[i]);
+    total = fastops::cuda::block_reduce<Op>(total, partials, 0);
+  }
+  if (threadIdx.x == 0 && c.index == 0) Op::write_row(p, c.row, total);
+  const typename Op::Row row = Op::locate(p, c.row, c.begin, c.count);
+  const typename Op::Final final = Op::finish(p, c.row, total);
+  for_each_vector<Op>(
+      row, [&](int v, const typename Op::Held& held) { Op::write(row, v, held, final); });
+}
+
+}  // namespace fastops::softmax::cuda

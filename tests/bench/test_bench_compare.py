@@ -1,0 +1,47 @@
+"""The regression gate: what counts as slower, and the exit status."""
+
+from bench import compare
+from bench.core.report import write_json
+
+from .made_up import made_up
+
+
+def files(tmp_path, run, old, new):
+    paths = []
+    for name, results in (("old", old), ("new", new)):
+        run.results = results
+        write_json(tmp_path / f"{name}.json", run)
+        paths.append(str(tmp_path / f"{name}.json"))
+    return paths
+
+
+def test_slower_beyond_noise_fails_and_is_named(tmp_path, run, capsys):
+    old, new = [made_up(), made_up(op="log_softmax")], [made_up(1.3), made_up(op="log_softmax")]
+    assert compare.main(files(tmp_path, run, old, new)) == 1
+    text = capsys.readouterr().out
+    assert "1 slower" in text and "1.30×" in text and "log_softmax" not in text
+
+
+def test_the_same_and_the_faster_pass(tmp_path, run, capsys):
+    old, new = (
+        [made_up(), made_up(op="log_softmax")],
+        [made_up(1.04), made_up(0.5, op="log_softmax")],
+    )
+    assert compare.main(files(tmp_path, run, old, new)) == 0
+    assert "0 slower, 1 faster" in capsys.readouterr().out
+
+
+def test_a_slower_machine_is_not_a_regression_unless_asked(tmp_path, run):
+    paths = files(tmp_path, run, [made_up(1.0, 2.0)], [made_up(1.5, 3.0)])
+    assert compare.main(paths) == 0
+    assert compare.main([*paths, "--absolute"]) == 1
+
+
+def test_noise_excuses(tmp_path, run):
+    old, new = [made_up(1.0, spread=0.3)], [made_up(1.15, spread=0.3)]
+    assert compare.main(files(tmp_path, run, old, new)) == 0
+    assert compare.main(files(tmp_path, run, [made_up(1.0)], [made_up(1.15)])) == 1
+
+
+def test_nothing_in_common(tmp_path, run):
+    assert compare.main(files(tmp_path, run, [made_up()], [made_up(op="logsumexp")])) == 2

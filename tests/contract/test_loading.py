@@ -1,0 +1,102 @@
+"""Loading, its failures, and the report of what works."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastops
+from fastops import _load
+
+PACKAGE = Path(fastops.__file__).parent
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+def copy_of_package(folder: Path) -> Path:
+    shutil.copytree(
+        PACKAGE, folder / "fastops", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    (folder / "fastops" / "_lib").mkdir(exist_ok=True)
+    return folder
+
+
+CALL = """
+import torch, fastops
+from fastops import _load
+assert "softmax" in fastops.__all__
+try:
+    fastops.softmax(torch.zeros(3))
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_missing_library_is_said_at_the_call(tmp_path):
+    done = run(CALL, copy_of_package(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "fastops.softmax: the cpu kernels are not available: libfastops.so was not built" in (
+        done.stdout
+    )
+    assert "pip install ." in done.stdout
+
+
+def test_broken_library_is_said_at_the_call(tmp_path):
+    (copy_of_package(tmp_path) / "fastops" / "_lib" / "libfastops.so").write_text("not a library")
+    done = run(CALL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "libfastops.so does not load under torch" in done.stdout
+
+
+def test_old_torch_is_said_at_the_call(tmp_path):
+    code = "import torch; torch.__version__ = '2.10.1'\n" + CALL
+    done = run(code, copy_of_package(tmp_path))
+    assert "torch 2.10.1 is imported, but fastops needs torch >= 2.11; upgrade torch" in done.stdout
+
+
+def test_info_when_nothing_loads(tmp_path):
+    copy_of_package(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastops.info", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert "was not built" in report["ops"]["softmax"]["cpu"]
+    assert report["cpu"].startswith("unknown (")
+
+
+def test_info_here(capsys):
+    from fastops import info
+
+    assert info.main(["--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["versions"]["torch"] == torch.__version__
+    assert all(devices["cpu"] == "yes" for devices in report["ops"].values())
+    assert report["build"]["cpu_isas"] and "libfastops.so" in report["build"]["libraries"]
+    assert info.main([]) == 0
+    assert "softmax      yes" in capsys.readouterr().out
+
+
+def test_cuda_tensors_under_cpu_torch():
+    if torch.version.cuda is not None:
+        pytest.skip("this torch has CUDA")
+    with pytest.raises(RuntimeError, match=r"the cuda kernels are not available: torch .* without"):
+        _load.require("fastops.softmax", torch.device("cuda", 0))
+    with pytest.raises(RuntimeError, match="expected tensors on cpu or cuda, got mps"):
+        _load.require("fastops.softmax", torch.device("mps"))
+
+
+def test_version_is_that_of_the_project():
+    project = PACKAGE.parent / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("installed without its sources")
+    assert f'version = "{fastops.__version__}"' in project.read_text()

@@ -1,0 +1,250 @@
+"""The CUDA kernels of the softmax family, run on the host through the real ops.
+
+FASTOPS_SIMT=1 has the CUDA launchers serve CPU tensors, so this needs a process of its own:
+`FASTOPS_SIMT=1 pytest tests/simt`; `FASTOPS_SIMT=1 pytest tests/softmax` runs the family's ordinary
+tests the same way. Here each kernel is reached on purpose, and every launch is checked: a report
+(race, stray access, uninitialised read, divergence, element never written) is a RuntimeError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.simt.simt_lib import library_path
+from tests.softmax.oracle import KINDS, Problem
+from tests.softmax.samples import booleans, integers, randn
+
+if os.environ.get("FASTOPS_SIMT") != "1":
+    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
+
+torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
+LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
+LIB.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
+LIB.simt_take_launches.restype = ctypes.c_char_p
+FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+ORDERS = {"ascending": 0, "descending": 1, "random": 2}
+ops = torch.ops.fastops
+
+
+@pytest.fixture(params=ORDERS, autouse=True)
+def order(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test in three orders of threads; asynchronous copies land early in one of them."""
+    early = int(request.param == "descending")
+    LIB.simt_configure(ORDERS[request.param], early, 7)
+    LIB.simt_take_launches()
+    yield request.param
+    LIB.simt_configure(0, 0, 1)
+
+
+@pytest.fixture
+def clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTOPS_SM90", "1")
+
+
+def launched() -> set[str]:
+    return set(LIB.simt_take_launches().decode().split("\n")) - {""}
+
+
+def vectors(dtype: torch.dtype, count: float) -> int:
+    """Elements in `count` vectors of 16 bytes; the kernels' limits are in vectors."""
+    return int(count * 16 // dtype.itemsize)
+
+
+def misalign(t: Tensor) -> Tensor:
+    """The same values, rows one element apart and starting one element past an aligned address."""
+    storage = t.new_full((t.shape[0] * (t.shape[1] + 1) + 1,), torch.nan)
+    view = storage.as_strided(t.shape, (t.shape[1] + 1, 1), 1)
+    return view.copy_(t)
+
+
+# Kernel -> (rows, vectors per row) that the heuristics send there, odd on purpose; 4 SMs.
+ROWS = {
+    "softmax rows": [(37, 0.6), (5, 3.7), (9, 17.2), (3, 97.7)],
+    "softmax block_row": [(3, 300.3), (2, 1999.9)],
+    "softmax stream": [(5, 2500.3)],
+    "softmax split": [(1, 8300.3)],
+}
+
+
+def shapes(dtype: torch.dtype) -> list[tuple[str, int, int]]:
+    return [
+        (kernel, rows, max(1, vectors(dtype, count)) | 1)
+        for kernel, cases in ROWS.items()
+        for rows, count in cases
+    ]
+
+
+def run_all(problem: Problem, kernel: str) -> None:
+    for kind in KINDS:
+        problem.check_all(kind)
+        assert launched() == {kernel}
+    lse = ops.logsumexp(problem.x, problem.dims, False, **problem.score_args())
+    problem.check_lse(lse)
+    assert launched() == {kernel}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("aligned", [True, False])
+def test_forward(dtype: torch.dtype, aligned: bool) -> None:
+    for kernel, rows, n in shapes(dtype):
+        x = randn(rows, n, dtype=dtype, spread=3)
+        run_all(Problem(x=x if aligned else misalign(x)), kernel)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_forward_with_everything(dtype: torch.dtype) -> None:
+    for kernel, rows, n in shapes(dtype):
+        acc = torch.float64 if dtype == torch.float64 else torch.float32
+        problem = Problem(
+            x=misalign(randn(rows, n, dtype=dtype)),
+            mask=booleans(n),
+            bias=randn(rows, n, dtype=dtype, key=1),
+            lengths=integers(0, n, rows, dtype=torch.int32),
+            scale=0.7,
+            row_scale=randn(rows, dtype=acc, key=2).abs() + 0.5,
+            zero_masked_rows=True,
+        )
+        run_all(problem, kernel)
+
+
+@pytest.mark.parametrize("causal", [1, 2])
+def test_causal(causal: int) -> None:
+    for queries, keys in [(7, 33), (40, 19), (5, 1025)]:
+        x = randn(2, queries, keys, dtype=torch.bfloat16)
+        for kind in KINDS:
+            Problem(x=x, causal=causal, zero_masked_rows=True).check_all(kind)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cluster(dtype: torch.dtype, clusters: None) -> None:
+    x = randn(3, vectors(dtype, 9000) | 1, dtype=dtype)
+    run_all(Problem(x=x), "softmax cluster")
+    run_all(Problem(x=misalign(x)[:2], mask=booleans(x.shape[1])), "softmax cluster")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_other_dims(dtype: torch.dtype) -> None:
+    run_all(Problem(x=randn(3, 45, 64, dtype=dtype), dim=1), "softmax column")
+    run_all(Problem(x=randn(2, 300, 16, dtype=dtype), dim=1), "softmax column")
+    run_all(Problem(x=randn(3, 45, 7, dtype=dtype), dim=1), "softmax strided")
+    run_all(Problem(x=randn(5, 6, 33, dtype=dtype), dim=(0, 2)), "softmax strided")
+    mask = booleans(45, 1)
+    run_all(Problem(x=randn(3, 45, 64, dtype=dtype), dim=1, mask=mask), "softmax strided")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("out", FLOATS)
+def test_casts(dtype: torch.dtype, out: torch.dtype) -> None:
+    for n in (5, 515, 2049):
+        for kind in KINDS:
+            Problem(x=randn(3, n, dtype=dtype), dtype=out).check_all(kind)
+
+
+def test_in_place() -> None:
+    for dtype in FLOATS:
+        for _, rows, n in shapes(dtype):
+            x = misalign(randn(rows, n, dtype=dtype))
+            expected = ops.softmax(x, [-1])
+            assert torch.equal(ops.softmax.out(x, [-1], out=x), expected)
+
+
+def test_special_values() -> None:
+    inf, nan = torch.inf, torch.nan
+    rows = [[1, nan, 2], [inf, 1, 2], [-inf, -inf, -inf], [-inf, 1, 2], [nan, -inf, inf]]
+    for n in (3, 700, 9000):
+        x = torch.full((len(rows), n), -inf)
+        x[:, : len(rows[0])] = torch.tensor(rows)
+        for view in (x, misalign(x)):
+            torch.testing.assert_close(
+                ops.softmax(view, [-1]), torch.softmax(x, -1), equal_nan=True
+            )
+            torch.testing.assert_close(
+                ops.log_softmax(view, [-1]), torch.log_softmax(x, -1), equal_nan=True
+            )
+
+
+# ---- Backward --------------------------------------------------------------------------------
+
+TOLERANCE = {
+    torch.float64: 1e-13,
+    torch.float32: 2e-6,
+    torch.float16: 2e-3,
+    torch.bfloat16: 2e-2,
+}
+Backward = Callable[..., Tensor]
+
+
+def check_backward(x: Tensor, dim: tuple[int, ...], layout: Callable[[Tensor], Tensor]) -> None:
+    wide = x.double()
+    dy = randn(*x.shape, dtype=x.dtype, key=3)
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    close = {"atol": TOLERANCE[x.dtype], "rtol": TOLERANCE[x.dtype]}
+
+    y = torch.softmax(wide.flatten(), 0).view_as(wide) if dim == (0, 1) else None
+    y = torch.exp(wide - wide.logsumexp(dim, keepdim=True)) if y is None else y
+    rounded = y.to(x.dtype)
+    p, g = rounded.double(), dy.double()
+    dlse = randn(*x.logsumexp(dim).shape, dtype=acc, key=4)
+    dx = ops.softmax_backward(layout(dy), layout(rounded), dim, grad_lse=dlse, scale=0.5)
+    extra = dlse.double().reshape(x.logsumexp(dim, keepdim=True).shape)
+    expected = 0.5 * p * (g - (p * g).sum(dim, keepdim=True) + extra)
+    torch.testing.assert_close(dx.double(), expected, **close)
+
+    log_y = (wide - wide.logsumexp(dim, keepdim=True)).to(x.dtype)
+    dx = ops.log_softmax_backward(layout(dy), layout(log_y), dim)
+    expected = g - log_y.double().exp() * g.sum(dim, keepdim=True)
+    size = 1 + expected.abs().max().item()
+    assert (dx.double() - expected).abs().max() <= size * TOLERANCE[x.dtype]
+
+    lse = wide.logsumexp(dim)
+    dx = ops.logsumexp_backward(dlse, layout(x), lse.to(acc), dim)
+    torch.testing.assert_close(dx.double(), extra * y, **close)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("aligned", [True, False])
+def test_backward(dtype: torch.dtype, aligned: bool) -> None:
+    layout = (lambda t: t) if aligned else misalign
+    for kernel, rows, n in shapes(dtype):
+        check_backward(randn(rows, n, dtype=dtype), (1,), layout)
+        assert kernel in launched()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_backward_other_dims(dtype: torch.dtype) -> None:
+    for shape, dim in [((45, 64), (0,)), ((45, 7), (0,)), ((5, 33), (0, 1))]:
+        check_backward(randn(*shape, dtype=dtype), dim, lambda t: t)
+    names = launched()
+    assert {"softmax column backward", "softmax strided backward"} <= names
+
+
+def test_backward_cluster(clusters: None) -> None:
+    for dtype in FLOATS:
+        check_backward(randn(2, vectors(dtype, 9000) | 1, dtype=dtype), (1,), misalign)
+        assert "softmax cluster" in launched()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_backward_with_everything(dtype: torch.dtype) -> None:
+    for _, rows, n in shapes(dtype):
+        mask = booleans(rows, n)
+        lengths = integers(0, n, rows)
+        part = mask & (torch.arange(n) < lengths[:, None])
+        scores = randn(rows, n, dtype=dtype).double().masked_fill(~part, -torch.inf)
+        y = torch.softmax(scores, -1).nan_to_num(0).to(dtype)
+        dy = randn(rows, n, dtype=dtype, key=5)
+        dy[~part] = torch.nan  # what does not take part is never looked at
+        dx = ops.softmax_backward(
+            misalign(dy), misalign(y), [-1], mask=mask, lengths=lengths, zero_masked_rows=True
+        )
+        p, g = y.double(), dy.double().masked_fill(~part, 0)
+        expected = p * (g - (p * g).sum(-1, keepdim=True))
+        tolerance = TOLERANCE[dtype]
+        torch.testing.assert_close(dx.double(), expected, atol=tolerance, rtol=tolerance)
+        assert (dx[~part] == 0).all()

@@ -1,0 +1,113 @@
+"""The CUDA heuristics as pure functions: no GPU, no CUDA build."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+_native = pytest.importorskip("fastops._lib._native", reason="the pybind11 module is not built")
+
+H200 = {"sm_count": 132, "major": 9, "shared_optin": 232448}
+A100 = {"sm_count": 108, "major": 8, "shared_optin": 166912}
+BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+VECTOR = 16
+
+
+def plan(rows: int, n: int, dtype: str = "bfloat16", **options) -> dict:
+    return _native.softmax_cuda_plan(rows=rows, n=n, dtype=dtype, **{**H200, **options})
+
+
+@pytest.mark.parametrize(
+    ("n", "kernel"),
+    [
+        (1, "rows"),
+        (64, "rows"),
+        (1000, "rows"),
+        (2048, "rows"),
+        (4096, "block_row"),
+        (16384, "block_row"),
+        (32000, "stream"),
+        (65536, "stream"),
+        (1 << 20, "split"),
+    ],
+)
+def test_kernel_grows_with_the_row(n: int, kernel: str) -> None:
+    assert plan(4096, n)["kernel"] == kernel
+
+
+def test_few_long_rows_are_split_over_the_chip() -> None:
+    p = plan(1, 1 << 24, "float32")
+    assert p["kernel"] == "split"
+    assert p["blocks"] >= H200["sm_count"]
+    assert p["workspace_bytes"] == 8 * p["blocks"]
+
+
+def test_clusters_wait_for_a_record_from_hardware() -> None:
+    for n in (65536, 131072, 1 << 20):
+        assert plan(4096, n)["kernel"] != "cluster"
+    assert plan(4096, 1 << 20, clusters=True)["kernel"] == "cluster"
+    assert plan(4096, 1 << 20, clusters=True)["blocks_per_row"] == 16
+    assert plan(4096, 1 << 20, clusters=True, **A100)["kernel"] == "split"
+
+
+def test_rows_across_memory() -> None:
+    assert plan(8 * 256, 1000, contiguous=False, columns=256)["kernel"] == "column"
+    assert plan(8 * 256, 1000, contiguous=False, columns=256, full=True)["kernel"] == "strided"
+    assert plan(8 * 256, 1000, contiguous=False)["kernel"] == "strided"
+
+
+@given(
+    rows=st.integers(1, 1 << 40),
+    n=st.one_of(st.integers(1, 5000), st.integers(1, 1 << 33)),
+    dtype=st.sampled_from(sorted(BYTES)),
+    backward=st.booleans(),
+    full=st.booleans(),
+    aligned=st.booleans(),
+    clusters=st.booleans(),
+    device=st.sampled_from([H200, A100]),
+)
+def test_every_plan_covers_its_rows(rows, n, dtype, backward, full, aligned, clusters, device):
+    p = plan(
+        rows, n, dtype, backward=backward, full=full, aligned=aligned, clusters=clusters, **device
+    )
+    per = VECTOR // BYTES[dtype]
+    vectors = -(-(n + (0 if aligned else per - 1)) // per)
+    inputs = 2 if backward else 1
+    assert p["threads"] % 32 == 0 and 32 <= p["threads"] <= 512
+    assert p["shared_bytes"] + 2048 <= device["shared_optin"] or p["shared_bytes"] == 0
+    match p["kernel"]:
+        case "rows":
+            assert p["lanes"] in (1, 2, 4, 8, 16, 32)
+            assert p["lanes"] * p["vecs"] >= vectors
+            rows_per_block = p["threads"] // p["lanes"] * p["rows_in_flight"]
+            assert (p["blocks"] - 1) * rows_per_block < rows <= p["blocks"] * rows_per_block
+            assert p["vecs"] in ((1, 4) if full or dtype == "float64" else (1, 2, 4, 8))
+            assert not (backward and p["vecs"] == 8)
+        case "block_row":
+            assert p["blocks"] == rows and p["threads"] * 4 >= vectors
+        case "stream" | "cluster":
+            size = p["blocks_per_row"]
+            assert size == 1 or (p["kernel"] == "cluster" and size in (2, 4, 8, 16))
+            assert p["slots"] * 512 * size >= vectors
+            assert p["shared_bytes"] == p["slots"] * 512 * VECTOR * inputs
+            assert p["blocks"] % size == 0 and 0 < p["blocks"] <= rows * size
+        case "split":
+            assert p["chunk"] % per == 0
+            assert (p["blocks_per_row"] - 1) * p["chunk"] < n <= p["blocks_per_row"] * p["chunk"]
+            assert p["blocks"] == rows * p["blocks_per_row"]
+            # A thread adds at most 256 vector sums.
+            assert p["chunk"] <= 256 * 256 * per
+        case kernel:
+            pytest.fail(f"contiguous rows must not run on the {kernel} kernel")
+
+
+@given(rows=st.integers(1, 1 << 30), n=st.integers(1, 1 << 24), columns=st.integers(0, 4096))
+def test_walks_cover_their_rows(rows: int, n: int, columns: int) -> None:
+    columns *= 8
+    p = plan(rows * max(columns, 1), n, contiguous=False, columns=columns)
+    across = columns // 8 if p["kernel"] == "column" else rows * max(columns, 1)
+    outer = rows if p["kernel"] == "column" else 1
+    assert p["lanes"] * p["parts"] == p["threads"] <= 256
+    assert p["parts"] & (p["parts"] - 1) == 0
+    assert p["blocks"] == -(-across // p["lanes"]) * outer
