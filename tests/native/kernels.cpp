@@ -14,9 +14,9 @@ using softmax::Kind;
 
 constexpr DType kFloats[] = {DType::f32, DType::f64, DType::f16, DType::bf16};
 constexpr Kind kKinds[] = {Kind::softmax, Kind::log_softmax, Kind::logsumexp};
-constexpr int64_t kSizes[] = {1,  2,  3,  4,  5,  7,   8,   9,   15,  16,  17,  31,   32,   33,
-                              48, 63, 64, 65, 127, 128, 129, 200, 255, 256, 257, 1000, 1024, 1025,
-                              2049, 4097};
+constexpr int64_t kSizes[] = {1,   2,   3,   4,   5,   7,    8,    9,    15,   16,
+                              17,  31,  32,  33,  48,  63,   64,   65,   127,  128,
+                              129, 200, 255, 256, 257, 1000, 1024, 1025, 2049, 4097};
 
 // Random choices for the axes a test does not walk.
 class Draw {
@@ -57,7 +57,9 @@ void check(const Case& c, bool backward) {
 }
 
 // Few enough rows that the fast set stays fast, enough to fill a group of rows and leave a rest.
-int64_t rows_for(int64_t n, Draw& draw) { return n >= 1000 ? 1 + draw.below(3) : 1 + draw.below(40); }
+int64_t rows_for(int64_t n, Draw& draw) {
+  return n >= 1000 ? 1 + draw.below(3) : 1 + draw.below(40);
+}
 
 void plain_rows(bool backward) {
   Draw draw(11);

@@ -124,8 +124,8 @@ class Arena {
     std::vector<char> written(buffer.bytes() / size);
     for (int64_t row = 0; row < shape.rows; ++row)
       for (int64_t j = 0; j < shape.n; ++j)
-        written[row_offset(shape, o.row_stride, row) +
-                element_offset(shape, o.reduce_stride, j)] = 1;
+        written[row_offset(shape, o.row_stride, row) + element_offset(shape, o.reduce_stride, j)] =
+            1;
     bool intact = buffer.margins_intact();
     for (size_t i = 0; i < buffer.bytes(); ++i)
       intact &= written[i / size] || buffer.data()[i] == kPoison;
@@ -139,9 +139,10 @@ class Arena {
     int64_t last = 0;
     for (int d = 0; d < rank_; ++d) last += (c_.size[d] - 1) * stride[d];
     using Place = GuardedBuffer::Place;
-    buffers_[slot] = GuardedBuffer(size_t(last + 1) * size_of(dtype), kPoison,
-                                   c_.placement == 0 ? Place::at_end : Place::at_start,
-                                   c_.placement == 0 ? 0 : size_t(c_.placement - 1) * size_of(dtype));
+    buffers_[slot] =
+        GuardedBuffer(size_t(last + 1) * size_of(dtype), kPoison,
+                      c_.placement == 0 ? Place::at_end : Place::at_start,
+                      c_.placement == 0 ? 0 : size_t(c_.placement - 1) * size_of(dtype));
     operand.data = buffers_[slot].data();
     operand.dtype = dtype;
     operands_[slot] = &operand;
@@ -183,7 +184,8 @@ void fill_score_args(const Case& c, Params& p, Arena& arena) {
 
 // Powers of two: their scaled sums and lse are exact in every type.
 double extreme(Arena& arena) {
-  constexpr double kValues[] = {kInf, -kInf, NAN, 0.0, -0.0, 1e-40, -1e-40, 0x1p126, -0x1p126, -kInf};
+  constexpr double kValues[] = {kInf,  -kInf,  NAN,     0.0,      -0.0,
+                                1e-40, -1e-40, 0x1p126, -0x1p126, -kInf};
   return kValues[arena.integer(9)];
 }
 
@@ -211,8 +213,8 @@ bool check_values(const Case& c, const char* what, const Shape& shape, const Ope
   int64_t wrong = 0, at = 0;
   for (int64_t row = 0; row < shape.rows; ++row)
     for (int64_t j = 0; j < n; ++j, ++at) {
-      const double got = load(o, row_offset(shape, o.row_stride, row) +
-                                     element_offset(shape, o.reduce_stride, j));
+      const double got =
+          load(o, row_offset(shape, o.row_stride, row) + element_offset(shape, o.reduce_stride, j));
       if (close(got, value[at], magnitude[at], o.dtype, acc)) continue;
       if (wrong++ == 0)
         std::printf("  %s: %s[%lld, %lld] is %.9g, expected %.9g\n", c.describe().c_str(), what,
@@ -308,13 +310,12 @@ std::string Case::describe() const {
   for (int64_t n : size) s << n << ' ';
   s << "] over [";
   for (int d : reduced) s << d << ' ';
-  s << "] " << text(in) << ' ' << text(grad) << ' ' << text(out) << " layouts "
-    << int(in_layout) << int(grad_layout) << int(out_layout) << " mask " << int(mask) << " bias "
-    << int(bias) << (bias_f32 ? "f32" : "") << (lengths ? " lengths" : "")
-    << (causal ? " causal" : "") << (row_scale ? " row_scale" : "") << (lse ? " lse" : "")
-    << (zero_masked_rows ? " zero" : "") << (in_place ? " in-place" : "")
-    << (extremes ? " extremes" : "") << " scale " << scale << " algorithm " << int(algorithm)
-    << " placement " << placement << " seed " << seed;
+  s << "] " << text(in) << ' ' << text(grad) << ' ' << text(out) << " layouts " << int(in_layout)
+    << int(grad_layout) << int(out_layout) << " mask " << int(mask) << " bias " << int(bias)
+    << (bias_f32 ? "f32" : "") << (lengths ? " lengths" : "") << (causal ? " causal" : "")
+    << (row_scale ? " row_scale" : "") << (lse ? " lse" : "") << (zero_masked_rows ? " zero" : "")
+    << (in_place ? " in-place" : "") << (extremes ? " extremes" : "") << " scale " << scale
+    << " algorithm " << int(algorithm) << " placement " << placement << " seed " << seed;
   return s.str();
 }
 

@@ -25,7 +25,7 @@ struct Case {
   softmax::Kind kind = softmax::Kind::softmax;
   std::vector<int64_t> size{1};
   std::vector<int> reduced{0};
-  DType in = DType::f32;   // x, or y
+  DType in = DType::f32;    // x, or y
   DType grad = DType::f32;  // backward only
   DType out = DType::f32;
   Layout in_layout = Layout::contiguous;

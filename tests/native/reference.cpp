@@ -36,8 +36,8 @@ struct Reader {
   }
   double at(const Operand& o, int64_t j, double absent) const {
     if (!o) return absent;
-    return load(o, row_offset(shape, o.row_stride, row) +
-                       element_offset(shape, o.reduce_stride, j));
+    return load(o,
+                row_offset(shape, o.row_stride, row) + element_offset(shape, o.reduce_stride, j));
   }
 };
 

@@ -19,8 +19,8 @@ uint16_t float_to_bfloat(float value);
 // One value per element (row-major over row dims, then reduced dims) or per row. `magnitude`
 // bounds the terms a value was summed from; rounding errors are proportional to it.
 struct Expected {
-  std::vector<double> value, magnitude;      // of out or dx
-  std::vector<double> lse, lse_magnitude;    // forward only
+  std::vector<double> value, magnitude;    // of out or dx
+  std::vector<double> lse, lse_magnitude;  // forward only
 };
 
 Expected forward_reference(const softmax::ForwardParams& p);

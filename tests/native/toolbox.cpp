@@ -111,7 +111,8 @@ void exponentials() {
   CHECK(hmax(exp(VecF32(float(-kInf)))) == 0 && hmax(exp2(VecF32(float(-kInf)))) == 0);
   CHECK(hmax(exp(VecF64(-kInf))) == 0);
   CHECK(hsum(exp(VecF32(0.f))) == VecF32::size && hsum(exp(VecF64(0.0))) == VecF64::size);
-  CHECK(any(is_nan(exp(VecF32(__builtin_nanf(""))))) && any(is_nan(exp(VecF64(__builtin_nan(""))))));
+  CHECK(any(is_nan(exp(VecF32(__builtin_nanf(""))))) &&
+        any(is_nan(exp(VecF64(__builtin_nan(""))))));
   CHECK(hmax(exp(VecF32(200.f))) == float(kInf) && hmax(exp(VecF64(1000.0))) == kInf);
 }
 
@@ -155,7 +156,8 @@ void arithmetic() {
   CHECK(hmax(fma(V(S(2)), V(S(3)), V(S(4)))) == 10 && hmax(fnma(V(S(2)), V(S(3)), V(S(4)))) == -2);
   CHECK(hmax(round(V(S(2.5)))) == 2 && hmax(round(V(S(-3.5)))) == -4);
   CHECK(hmax(round(V(S(1e30)))) == S(1e30) && hmax(round(V(-inf))) == -inf);
-  CHECK(hmax(scale2(V(S(3)), V(S(-4)))) == S(0.1875) && hmax(scale2(V(S(1)), V(S(100)))) == S(0x1p100));
+  CHECK(hmax(scale2(V(S(3)), V(S(-4)))) == S(0.1875) &&
+        hmax(scale2(V(S(1)), V(S(100)))) == S(0x1p100));
   CHECK(any(V(S(1)) < V(S(2))) && !any(V(S(2)) < V(S(2))) && any(V(inf) == V(inf)));
   CHECK(!any(both(V::first(1), V(S(1)) < V(S(0)))) && !any(V(nan) == V(nan)));
   alignas(64) S streamed[V::size];

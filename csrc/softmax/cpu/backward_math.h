@@ -90,7 +90,8 @@ struct BackwardMath {
     for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size) {
       for (int u = 0; u < kUnroll; ++u) {
         const int64_t k = j + u * V::size;
-        if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + k + c.ahead / int64_t(sizeof(Y)));
+        if constexpr (kind == Kind::softmax)
+          fastops::cpu::prefetch(y + k + c.ahead / int64_t(sizeof(Y)));
         fastops::cpu::prefetch(dy + k + c.ahead / int64_t(sizeof(G)));
         const V next = add(sums[u], y_at(k), V::load(dy + k));
         sums[u] = masked ? select(V::load_mask(c.mask + k), next, sums[u]) : next;
@@ -158,8 +159,7 @@ struct BackwardMath {
   static void group(GroupRow* rows, int count) {
     if constexpr (kind != Kind::logsumexp) {
       V lanes[V::size];
-      for (int i = 0; i < V::size; ++i)
-        lanes[i] = i < count ? lane_sums(rows[i].chunk) : V(S(0));
+      for (int i = 0; i < V::size; ++i) lanes[i] = i < count ? lane_sums(rows[i].chunk) : V(S(0));
       S sums[V::size];
       reduce(lanes, sums);
       for (int i = 0; i < count; ++i) rows[i].factors.shift += double(sums[i]);

@@ -6,13 +6,12 @@
 //   medium rows  pipelined by chunks: apply row i - 1 (in L2) while row i streams in and is summed
 //   long rows    summed, then applied from the end, where the cache still holds the row's tail
 // Sums run in fp32 over a chunk and in double over chunks, in an order that depends on n alone.
+#include "cpu/parallel.h"
 #include "softmax/cpu/backward_math.h"
 #include "softmax/cpu/heuristics.h"
 #include "softmax/cpu/kernels.h"
 #include "softmax/cpu/rows.h"
 #include "softmax/cpu/staging.h"
-
-#include "cpu/parallel.h"
 
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
@@ -59,8 +58,8 @@ class BackwardRows {
     ahead_ = prefetch_distance(n_ * y_size_);
     const bool in_place = p.dx.data == p.dy.data || p.dx.data == p.y.data;
     stream_ = !staged_ && !in_place && use_streaming(p.shape.rows * n_ * dx_size_);
-    short_ = !staged_ && kernels_.group && n_ <= kShortRow && (!p.mask || mask_stride_ == 1) &&
-             !p.bias;
+    short_ =
+        !staged_ && kernels_.group && n_ <= kShortRow && (!p.mask || mask_stride_ == 1) && !p.bias;
     plain_ = short_ && kernels_.plain && p.shape.row_dims <= 1 && !p.lengths && !p.causal &&
              !p.dlse && !p.row_scale && !p.zero_masked_rows;
   }
@@ -96,8 +95,7 @@ class BackwardRows {
     r.dx = static_cast<char*>(p_.dx.data) + at.offset(p_.dx.row_stride) * dx_size_;
     r.mask = nullptr;
     r.bias = nullptr;
-    if (p_.mask)
-      r.mask = static_cast<const uint8_t*>(p_.mask.data) + at.offset(p_.mask.row_stride);
+    if (p_.mask) r.mask = static_cast<const uint8_t*>(p_.mask.data) + at.offset(p_.mask.row_stride);
     if (p_.bias)
       r.bias = static_cast<const char*>(p_.bias.data) +
                at.offset(p_.bias.row_stride) * int64_t(size_of(p_.bias.dtype));
@@ -109,8 +107,13 @@ class BackwardRows {
 
   Chunk chunk_at(const Row& r, int64_t begin, int64_t end, Scratch& s) const {
     const int64_t n = end - begin;
-    Chunk c{r.y + begin * y_size_, r.dy + begin * dy_size_, r.dx + begin * dx_size_, r.mask + begin,
-            nullptr, n, ahead_};
+    Chunk c{r.y + begin * y_size_,
+            r.dy + begin * dy_size_,
+            r.dx + begin * dx_size_,
+            r.mask + begin,
+            nullptr,
+            n,
+            ahead_};
     if (r.mask && mask_stride_ != 1) {
       for (int64_t j = 0; j < n; ++j) s.mask[j] = r.mask[(begin + j) * mask_stride_];
       c.mask = s.mask;
@@ -182,8 +185,8 @@ class BackwardRows {
   void short_rows(int64_t begin, int64_t end) const {
     RowCursor at(p_.shape, begin);
     GroupRow group[kMaxGroup];
-    const int64_t size = wide_ == DType::f64 ? fastops::cpu::VecF64::size
-                                             : fastops::cpu::VecF32::size;
+    const int64_t size =
+        wide_ == DType::f64 ? fastops::cpu::VecF64::size : fastops::cpu::VecF32::size;
     for (int64_t first = begin; first < end; first += size) {
       const int count = int(end - first < size ? end - first : size);
       for (int i = 0; i < count; ++i, at.next()) {

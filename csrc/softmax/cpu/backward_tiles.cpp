@@ -196,8 +196,7 @@ class BackwardTiles {
 void backward_tiles(const BackwardParams& p) {
   if (accumulator(p.y.dtype, p.dx.dtype) == DType::f64)
     BackwardTiles<fastops::cpu::VecF64>(p).run();
-  else
-    BackwardTiles<fastops::cpu::VecF32>(p).run();
+  else BackwardTiles<fastops::cpu::VecF32>(p).run();
 }
 
 }  // namespace fastops::softmax::cpu::FASTOPS_ISA

@@ -220,7 +220,7 @@ class ForwardTiles {
   const Tiling tiling_;
   const int lanes_;
   const TileMemory<V> memory_;
-  const bool kept_;    // a tile's values stay in scratch between the passes
+  const bool kept_;  // a tile's values stay in scratch between the passes
   const bool scaled_;
   const bool stream_;
 };
@@ -230,8 +230,7 @@ class ForwardTiles {
 void forward_tiles(const ForwardParams& p) {
   if (accumulator(p.x.dtype, p.out ? p.out.dtype : p.x.dtype) == DType::f64)
     ForwardTiles<fastops::cpu::VecF64>(p).run();
-  else
-    ForwardTiles<fastops::cpu::VecF32>(p).run();
+  else ForwardTiles<fastops::cpu::VecF32>(p).run();
 }
 
 }  // namespace fastops::softmax::cpu::FASTOPS_ISA

@@ -40,14 +40,13 @@ inline void narrow_as(const typename V::Scalar* wide, T* to, int64_t n) {
   if (j < n) V::load(wide + j, int(n - j)).store(to + j, int(n - j));
 }
 
-inline void widen(DType t, const void* source, int64_t begin, int64_t stride, int64_t n,
-                  DType wide, void* to) {
+inline void widen(DType t, const void* source, int64_t begin, int64_t stride, int64_t n, DType wide,
+                  void* to) {
   with_float(t, [&]<typename T>() {
     const T* from = static_cast<const T*>(source) + begin * stride;
     if (wide == DType::f64)
       widen_as<fastops::cpu::VecF64>(from, stride, n, static_cast<double*>(to));
-    else
-      widen_as<fastops::cpu::VecF32>(from, stride, n, static_cast<float*>(to));
+    else widen_as<fastops::cpu::VecF32>(from, stride, n, static_cast<float*>(to));
   });
 }
 
@@ -56,8 +55,7 @@ inline void narrow(DType wide, const void* from, DType t, void* target, int64_t 
     T* to = static_cast<T*>(target) + begin;
     if (wide == DType::f64)
       narrow_as<fastops::cpu::VecF64>(static_cast<const double*>(from), to, n);
-    else
-      narrow_as<fastops::cpu::VecF32>(static_cast<const float*>(from), to, n);
+    else narrow_as<fastops::cpu::VecF32>(static_cast<const float*>(from), to, n);
   });
 }
 

@@ -115,9 +115,8 @@ class TileMemory {
         }
         return;
       }
-      each(o, g, width, [&](int i, int c) {
-        to[i * lanes + c] = scalar(data[at.lane[c] + element[i]]);
-      });
+      each(o, g, width,
+           [&](int i, int c) { to[i * lanes + c] = scalar(data[at.lane[c] + element[i]]); });
     });
   }
 
@@ -159,8 +158,7 @@ class TileMemory {
         __builtin_memcpy(to + i * kMaxLanes, data + at.lane[0] + element[i], size_t(width));
       return;
     }
-    each(o, g, width,
-         [&](int i, int c) { to[i * kMaxLanes + c] = data[at.lane[c] + element[i]]; });
+    each(o, g, width, [&](int i, int c) { to[i * kMaxLanes + c] = data[at.lane[c] + element[i]]; });
   }
 
  private:
