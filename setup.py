@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
-    """Configure and build once, into the package's `_lib` folder; later runs rebuild what changed."""
+    """Configures and builds into the package's `_lib` folder; later runs rebuild what changed."""
 
     def run(self):
         import pybind11
@@ -29,7 +29,13 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
         subprocess.run(
             [
-                "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+                "cmake",
+                "-S",
+                str(ROOT),
+                "-B",
+                str(build),
+                "-G",
+                "Ninja",
                 f"-DFASTOPS_OUTPUT={output}",
                 f"-DFASTOPS_TORCH_ROOT={Path(torch.__file__).parent}",
                 f"-DFASTOPS_CUDA={os.environ.get('FASTOPS_CUDA', 'auto')}",

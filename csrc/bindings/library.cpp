@@ -5,11 +5,11 @@
 STABLE_TORCH_LIBRARY(fastops, m) {
   // causal: 0 none, 1 upper_left, 2 lower_right. algorithm: 0 auto, 1 online, 2 two_pass,
   // 3 three_pass. lse has the reduced dims removed and the accumulation dtype.
-#define FASTOPS_SCORE_ARGS                                                              \
-  "Tensor? mask=None, Tensor? bias=None, Tensor? lengths=None, int causal=0, "          \
+#define FASTOPS_SCORE_ARGS                                                     \
+  "Tensor? mask=None, Tensor? bias=None, Tensor? lengths=None, int causal=0, " \
   "float scale=1.0, Tensor? row_scale=None"
-#define FASTOPS_SOFTMAX_ARGS                                                            \
-  "Tensor x, int[1] dim=-1, *, " FASTOPS_SCORE_ARGS                                     \
+#define FASTOPS_SOFTMAX_ARGS                        \
+  "Tensor x, int[1] dim=-1, *, " FASTOPS_SCORE_ARGS \
   ", bool zero_masked_rows=False, ScalarType? dtype=None, int algorithm=0"
   m.def("softmax(" FASTOPS_SOFTMAX_ARGS ") -> Tensor");
   m.def("softmax.out(" FASTOPS_SOFTMAX_ARGS ", Tensor(a!) out) -> Tensor(a!)");
@@ -35,9 +35,9 @@ STABLE_TORCH_LIBRARY(fastops, m) {
 
   // Backward. grad_lse, lse: reduced dims removed, accumulation dtype. dtype: of the result
   // (default: the dtype of y, or of x for logsumexp).
-#define FASTOPS_BACKWARD_ARGS                                                           \
-  "Tensor? mask=None, Tensor? lengths=None, int causal=0, float scale=1.0, "            \
-  "Tensor? row_scale=None, Tensor? grad_lse=None, bool zero_masked_rows=False, "        \
+#define FASTOPS_BACKWARD_ARGS                                                    \
+  "Tensor? mask=None, Tensor? lengths=None, int causal=0, float scale=1.0, "     \
+  "Tensor? row_scale=None, Tensor? grad_lse=None, bool zero_masked_rows=False, " \
   "ScalarType? dtype=None"
   m.def("softmax_backward(Tensor grad, Tensor y, int[1] dim=-1, *, " FASTOPS_BACKWARD_ARGS
         ") -> Tensor");
@@ -47,8 +47,9 @@ STABLE_TORCH_LIBRARY(fastops, m) {
         ") -> Tensor");
   m.def("log_softmax_backward.out(Tensor grad, Tensor y, int[1] dim=-1, *, " FASTOPS_BACKWARD_ARGS
         ", Tensor(a!) out) -> Tensor(a!)");
-#define FASTOPS_LSE_BACKWARD_ARGS \
-  "Tensor grad, Tensor x, Tensor lse, int[1] dim=-1, *, " FASTOPS_SCORE_ARGS ", ScalarType? dtype=None"
+#define FASTOPS_LSE_BACKWARD_ARGS                                            \
+  "Tensor grad, Tensor x, Tensor lse, int[1] dim=-1, *, " FASTOPS_SCORE_ARGS \
+  ", ScalarType? dtype=None"
   m.def("logsumexp_backward(" FASTOPS_LSE_BACKWARD_ARGS ") -> Tensor");
   m.def("logsumexp_backward.out(" FASTOPS_LSE_BACKWARD_ARGS ", Tensor(a!) out) -> Tensor(a!)");
 }

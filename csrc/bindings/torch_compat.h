@@ -73,9 +73,8 @@ inline int32_t device_type(const Tensor& t) {
 inline Tensor empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, DType dtype,
                             const Tensor& like) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, shim_dtype(dtype),
-                                                         device_type(like),
-                                                         like.get_device_index(), &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      dim, sizes, strides, shim_dtype(dtype), device_type(like), like.get_device_index(), &handle));
   return Tensor(handle);
 }
 

@@ -18,8 +18,8 @@ template <typename... Parts>
 }  // namespace fastops
 
 // STD_TORCH_CHECK would put a function name and a source line before the text a user reads.
-#define FASTOPS_CHECK(condition, ...)                 \
-  do {                                                \
-    if (!(condition)) [[unlikely]]                    \
-      ::fastops::fail(__VA_ARGS__);                   \
+#define FASTOPS_CHECK(condition, ...) \
+  do {                                \
+    if (!(condition)) [[unlikely]]    \
+      ::fastops::fail(__VA_ARGS__);   \
   } while (0)

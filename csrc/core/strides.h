@@ -29,8 +29,8 @@ void order_by_stride(WalkDim<Operands>* dims, int count, int key, int tie) {
   for (int i = 1; i < count; ++i)
     for (int j = i; j > 0; --j) {
       const int64_t a = magnitude(dims[j - 1].stride[key]), b = magnitude(dims[j].stride[key]);
-      const bool swap = a != b ? a < b
-                               : magnitude(dims[j - 1].stride[tie]) < magnitude(dims[j].stride[tie]);
+      const bool swap =
+          a != b ? a < b : magnitude(dims[j - 1].stride[tie]) < magnitude(dims[j].stride[tie]);
       if (!swap) break;
       std::swap(dims[j - 1], dims[j]);
     }

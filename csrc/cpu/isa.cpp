@@ -39,7 +39,8 @@ bool built(Isa isa) {
 bool supported(Isa isa) {
   if (isa == Isa::portable) return true;
 #if defined(__x86_64__)
-  // These ask the operating system too: a CPU flag is no use where the wide registers are not saved.
+  // These ask the operating system too: a CPU flag is no use where the wide registers are not
+  // saved.
   __builtin_cpu_init();
   if (isa == Isa::avx2)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

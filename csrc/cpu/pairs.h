@@ -85,8 +85,8 @@ class HalfMax {
  private:
   static constexpr short kLow = short(__is_same(T, bf16) ? 0xff80 : 0xfc00);  // -inf
   static __m512i flip(__m512i v) {
-    return _mm512_xor_si512(
-        v, _mm512_and_si512(_mm512_srai_epi16(v, 15), _mm512_set1_epi16(0x7fff)));
+    return _mm512_xor_si512(v,
+                            _mm512_and_si512(_mm512_srai_epi16(v, 15), _mm512_set1_epi16(0x7fff)));
   }
   void add(__m512i v) { most_ = _mm512_max_epi16(most_, flip(v)); }
   __m512i most_ = flip(_mm512_set1_epi16(kLow));
@@ -119,8 +119,8 @@ struct BF16Pairs {
     b = _mm512_castsi512_ps(_mm512_and_si512(raw, _mm512_set1_epi32(int(0xffff0000u))));
   }
   static __m512i join(VecF32 a, VecF32 b) {
-    alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,
-                                                       21, 6, 22, 7, 23, 8,  24, 9,  25, 10, 26,
+    alignas(64) static constexpr uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                       21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
                                                        11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     return _mm512_permutexvar_epi16(_mm512_load_si512(order),
                                     (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v));

@@ -82,11 +82,11 @@ struct BackwardParams {
   Shape shape;
   Kind kind = Kind::softmax;
   bool zero_masked_rows = false;  // log_softmax: rows whose y are all -inf have zero gradient
-  Operand y;          // saved output, or x for logsumexp
-  Operand dy;         // absent for logsumexp
+  Operand y;                      // saved output, or x for logsumexp
+  Operand dy;                     // absent for logsumexp
   Operand dx;
-  Operand dlse;       // optional, per row; fp32 or fp64 (accumulation type)
-  Operand lse;        // logsumexp only, per row, accumulation type
+  Operand dlse;                            // optional, per row; fp32 or fp64 (accumulation type)
+  Operand lse;                             // logsumexp only, per row, accumulation type
   Operand mask, bias, lengths, row_scale;  // as in ForwardParams; bias for logsumexp only
   double scale = 1.0;
   bool causal = false;

@@ -46,10 +46,11 @@ class Problem {
 
   // A tensor of x's own shape.
   void same(Slot slot, Operand& operand, const Tensor& t, const char* name) {
-    FASTOPS_CHECK(t.dim() == rank_, op_, ": expected ", name, " of ", rank_, " dims, got ", t.dim());
+    FASTOPS_CHECK(t.dim() == rank_, op_, ": expected ", name, " of ", rank_, " dims, got ",
+                  t.dim());
     for (int d = 0; d < rank_; ++d)
-      FASTOPS_CHECK(t.size(d) == size_[d], op_, ": expected ", name, ".shape[", d, "] == ", size_[d],
-                    ", got ", t.size(d));
+      FASTOPS_CHECK(t.size(d) == size_[d], op_, ": expected ", name, ".shape[", d,
+                    "] == ", size_[d], ", got ", t.size(d));
     attach(slot, operand, t, name);
     for (int d = 0; d < rank_; ++d) stride_[d][slot] = t.stride(d);
   }
@@ -112,8 +113,8 @@ class Problem {
     if (!keep_order) order_by_stride(reduced, reduced_count, key, kX);
     row_count = merge_dims(rows, row_count);
     reduced_count = merge_dims(reduced, reduced_count);
-    FASTOPS_CHECK(row_count <= kMaxRowDims && reduced_count <= kMaxReduceDims, op_,
-                  ": more than ", kMaxRowDims, " row dims or ", kMaxReduceDims,
+    FASTOPS_CHECK(row_count <= kMaxRowDims && reduced_count <= kMaxReduceDims, op_, ": more than ",
+                  kMaxRowDims, " row dims or ", kMaxReduceDims,
                   " reduced dims that cannot be merged; make x contiguous first");
     shape.rows = rows_;
     shape.n = n_;
@@ -138,8 +139,10 @@ class Problem {
       std::array<StableIValue, 6> stack{
           torch::stable::detail::from(x),
           torch::stable::detail::from(std::optional<ScalarType>(binding::to_scalar_type(dtype))),
-          torch::stable::detail::from(std::nullopt), torch::stable::detail::from(std::nullopt),
-          torch::stable::detail::from(std::nullopt), torch::stable::detail::from(std::nullopt)};
+          torch::stable::detail::from(std::nullopt),
+          torch::stable::detail::from(std::nullopt),
+          torch::stable::detail::from(std::nullopt),
+          torch::stable::detail::from(std::nullopt)};
       STABLE_TORCH_ERROR_CODE_CHECK(
           torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
       return torch::stable::detail::to<Tensor>(stack[0]);
@@ -191,8 +194,9 @@ class Problem {
       device_type_ = binding::device_type(t);
       device_index_ = t.get_device_index();
     } else {
-      FASTOPS_CHECK(binding::device_type(t) == device_type_ && t.get_device_index() == device_index_,
-                    op_, ": ", name, " is on another device than x");
+      FASTOPS_CHECK(
+          binding::device_type(t) == device_type_ && t.get_device_index() == device_index_, op_,
+          ": ", name, " is on another device than x");
     }
     operand.data = t.data_ptr();
     operand.dtype = to_dtype(t.scalar_type(), name);
@@ -319,9 +323,9 @@ void run_forward(const char* op, Kind kind, const Tensor& x, const Dims& dims, c
   launch(p, x);
 }
 
-#define SOFTMAX_ARGS                                                                            \
-  const Tensor &x, const Dims &dim, const OptTensor &mask, const OptTensor &bias,               \
-      const OptTensor &lengths, int64_t causal, double scale, const OptTensor &row_scale,       \
+#define SOFTMAX_ARGS                                                                      \
+  const Tensor &x, const Dims &dim, const OptTensor &mask, const OptTensor &bias,         \
+      const OptTensor &lengths, int64_t causal, double scale, const OptTensor &row_scale, \
       bool zero_masked_rows, std::optional<ScalarType> dtype, int64_t algorithm
 
 template <Kind kind>
@@ -357,7 +361,8 @@ Tensor softmax_plain(const Tensor& x, int64_t dim) {
 template <Kind kind>
 Tensor softmax_plain_out(const Tensor& x, int64_t dim, const Tensor& out) {
   OptTensor given = out, lse;
-  run_forward(op_name<kind>(), kind, x, {dim}, {}, false, std::nullopt, 0, false, false, given, lse);
+  run_forward(op_name<kind>(), kind, x, {dim}, {}, false, std::nullopt, 0, false, false, given,
+              lse);
   return out;
 }
 
@@ -399,9 +404,10 @@ Tensor logsumexp_out(LOGSUMEXP_ARGS, const Tensor& out) {
 }
 
 // `y` is the saved output, or x for logsumexp; `grad` then is one value per row.
-Tensor run_backward(const char* op, Kind kind, const Tensor& grad, const Tensor& y, const Dims& dims,
-                    const ScoreArgs& a, const OptTensor& grad_lse, const OptTensor& lse,
-                    bool zero_masked_rows, std::optional<ScalarType> dtype, const OptTensor& given) {
+Tensor run_backward(const char* op, Kind kind, const Tensor& grad, const Tensor& y,
+                    const Dims& dims, const ScoreArgs& a, const OptTensor& grad_lse,
+                    const OptTensor& lse, bool zero_masked_rows, std::optional<ScalarType> dtype,
+                    const OptTensor& given) {
   Problem problem(op, y, dims);
   const DType in = to_dtype(y.scalar_type(), op);
   DType result = dtype ? to_dtype(*dtype, op) : in;
@@ -432,9 +438,9 @@ Tensor run_backward(const char* op, Kind kind, const Tensor& grad, const Tensor&
   return dx;
 }
 
-#define BACKWARD_ARGS                                                                           \
-  const Tensor &grad, const Tensor &y, const Dims &dim, const OptTensor &mask,                  \
-      const OptTensor &lengths, int64_t causal, double scale, const OptTensor &row_scale,       \
+#define BACKWARD_ARGS                                                                     \
+  const Tensor &grad, const Tensor &y, const Dims &dim, const OptTensor &mask,            \
+      const OptTensor &lengths, int64_t causal, double scale, const OptTensor &row_scale, \
       const OptTensor &grad_lse, bool zero_masked_rows, std::optional<ScalarType> dtype
 
 template <Kind kind>
@@ -456,10 +462,10 @@ Tensor softmax_backward_out(BACKWARD_ARGS, const Tensor& out) {
                       std::nullopt, zero_masked_rows, dtype, out);
 }
 
-#define LSE_BACKWARD_ARGS                                                                       \
-  const Tensor &grad, const Tensor &x, const Tensor &lse, const Dims &dim,                      \
-      const OptTensor &mask, const OptTensor &bias, const OptTensor &lengths, int64_t causal,   \
-      double scale, const OptTensor &row_scale, std::optional<ScalarType> dtype
+#define LSE_BACKWARD_ARGS                                                                         \
+  const Tensor &grad, const Tensor &x, const Tensor &lse, const Dims &dim, const OptTensor &mask, \
+      const OptTensor &bias, const OptTensor &lengths, int64_t causal, double scale,              \
+      const OptTensor &row_scale, std::optional<ScalarType> dtype
 
 Tensor logsumexp_backward(LSE_BACKWARD_ARGS) {
   return run_backward("fastops.logsumexp_backward", Kind::logsumexp, grad, x, dim,

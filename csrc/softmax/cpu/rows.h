@@ -45,9 +45,8 @@ class RowCursor {
   int64_t length(const Params& p) const {
     int64_t length = p.shape.n;
     if (p.lengths) {
-      length = clamp_length(p.lengths.dtype == DType::i64 ? at<int64_t>(p.lengths)
-                                                          : at<int32_t>(p.lengths),
-                            length);
+      length = clamp_length(
+          p.lengths.dtype == DType::i64 ? at<int64_t>(p.lengths) : at<int32_t>(p.lengths), length);
     }
     if (p.causal) length = clamp_length(offset(p.query_stride) + p.causal_offset + 1, length);
     return length;

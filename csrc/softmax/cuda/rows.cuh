@@ -47,8 +47,8 @@ inline constexpr int kRowsThreads = 128;
 //   in flight kVecs * kRows vectors a thread before the first use
 template <typename Op, int kVecs, int kRows>
 __global__ __launch_bounds__(kRowsThreads, 1) void rows_kernel(const __grid_constant__
-                                                            typename Op::Params p,
-                                                            int lanes) {
+                                                               typename Op::Params p,
+                                                               int lanes) {
   const int lane = threadIdx.x & (lanes - 1);
   const int group = threadIdx.x / lanes, groups = kRowsThreads / lanes;
   const int64_t first_row = linear_block() * groups * kRows + group;
@@ -98,7 +98,7 @@ inline constexpr int kBlockRowVecs = 4;
 //   shared    one statistic per warp
 template <typename Op>
 __global__ __launch_bounds__(kBlockRowThreads, 1) void block_row_kernel(const __grid_constant__
-                                                                     typename Op::Params p) {
+                                                                        typename Op::Params p) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
   const int64_t at = linear_block();
   if (at >= p.shape.rows) return;

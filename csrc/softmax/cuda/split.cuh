@@ -50,8 +50,8 @@ __device__ __forceinline__ Chunk chunk_of(const Params& p, int64_t block, int ch
 //   in flight 4 vectors a thread and input
 template <typename Op>
 __global__ __launch_bounds__(kSplitThreads, 1) void split_reduce_kernel(const __grid_constant__
-                                                                     typename Op::Params p,
-                                                                     int chunks, int size) {
+                                                                        typename Op::Params p,
+                                                                        int chunks, int size) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
   const int64_t block = linear_block();
   if (block >= p.shape.rows * chunks) return;
@@ -69,8 +69,8 @@ __global__ __launch_bounds__(kSplitThreads, 1) void split_reduce_kernel(const __
 //   barriers  one
 template <typename Op>
 __global__ __launch_bounds__(kSplitThreads, 1) void split_write_kernel(const __grid_constant__
-                                                                    typename Op::Params p,
-                                                                    int chunks, int size) {
+                                                                       typename Op::Params p,
+                                                                       int chunks, int size) {
   __shared__ typename Op::Stat partials[1][fastops::cuda::kWarp];
   const int64_t block = linear_block();
   if (block >= p.shape.rows * chunks) return;

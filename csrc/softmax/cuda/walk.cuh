@@ -90,8 +90,9 @@ __device__ __forceinline__ SumLive<Acc> merge_sum_live(SumLive<Acc> a, SumLive<A
 //   shared    one statistic a thread
 //   in flight 4 vectors a thread
 template <typename In>
-__global__ __launch_bounds__(kWalkThreads, 1) void column_forward_kernel(
-    const __grid_constant__ ForwardParams p, int lanes, int parts) {
+__global__ __launch_bounds__(kWalkThreads,
+                             1) void column_forward_kernel(const __grid_constant__ ForwardParams p,
+                                                           int lanes, int parts) {
   using Acc = AccOf<In>;
   constexpr int kV = kVec<In>;
   __shared__ MaxSum<Acc> shared[kWalkThreads];
@@ -317,8 +318,9 @@ __device__ __forceinline__ Place place(int lanes, int parts, bool rows_fast) {
 //   barriers  1 + log2(parts)
 //   shared    one statistic a thread
 template <typename Acc>
-__global__ __launch_bounds__(kWalkThreads, 1) void strided_forward_kernel(
-    const __grid_constant__ ForwardParams p, int lanes, int parts, bool rows_fast) {
+__global__ __launch_bounds__(kWalkThreads,
+                             1) void strided_forward_kernel(const __grid_constant__ ForwardParams p,
+                                                            int lanes, int parts, bool rows_fast) {
   __shared__ MaxSum<Acc> shared[kWalkThreads];
   const Place at = place(lanes, parts, rows_fast);
   const int64_t index = linear_block() * lanes + at.column;
