@@ -122,8 +122,10 @@ class RereadRows {
     ScaledSum total = parts[0];
     for (int64_t s = 1; s < splits_; ++s) total.add(parts[s].shift, parts[s].sum, unit_);
 
-    // Empty rows, infinities and huge scores; a NaN is in the sum and needs no care.
-    if (!(__builtin_fabsf(total.shift * unit_) <= kHugeShift)) {
+    // Empty rows, infinities and huge scores (for two_pass those whose exponent has no fraction bits
+    // left); a NaN is in the sum and needs no care.
+    const float limit = algorithm_ == Algorithm::two_pass ? 0x1p22f : kHugeShift;
+    if (!(__builtin_fabsf(total.shift * unit_) <= limit)) {
       RowScratch<VecF32> scratch(thread_scratch(RowScratch<VecF32>::bytes(n_)), n_);
       score_row<VecF32>(p_, cursor, scratch, kStream);
       return;
