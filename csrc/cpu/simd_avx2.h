@@ -50,6 +50,7 @@ struct VecF32 {
     __m256 v;
   };
   static constexpr int size = 8;
+  static constexpr bool exact_fma = true;
   __m256 v;
 
   VecF32() = default;

@@ -14,6 +14,7 @@ struct VecF32 {
   using Scalar = float;
   using Mask = __mmask16;
   static constexpr int size = 16;
+  static constexpr bool exact_fma = true;
   __m512 v;
 
   VecF32() = default;

@@ -43,6 +43,7 @@ struct VecPortable {
     Bits v;
   };
   static constexpr int size = 16 / sizeof(S);
+  static constexpr bool exact_fma = false;
   Reg v;
 
   VecPortable() = default;

@@ -35,8 +35,9 @@ constexpr bool share_rows(int64_t rows, int64_t n) {
 
 // Reading a row twice beats a scratch row only where there is none: 64 MB of rows of 1M elements
 // take 4.3 ms from scratch, 6.2 ms read twice by either algorithm, 8.1 ms in three passes.
-constexpr Algorithm choose(Algorithm asked) {
-  return asked == Algorithm::automatic ? Algorithm::online : asked;
+constexpr Algorithm choose(Algorithm asked, bool exact_fma = true) {
+  if (asked == Algorithm::automatic) return Algorithm::online;
+  return asked == Algorithm::two_pass && !exact_fma ? Algorithm::online : asked;
 }
 constexpr bool reread_rows(Algorithm algorithm, int64_t rows, int64_t n) {
   return choose(algorithm) != Algorithm::online || share_rows(rows, n);

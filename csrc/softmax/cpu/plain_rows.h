@@ -46,6 +46,13 @@ struct PlainScale {
   float scale;        // score = x * scale
   float base2;        // exponent of two = x * base2
   double to_natural;  // a logarithm to base 2 in units of base2, times this = natural
+
+  // From the log2 of a sum relative to the maximum (kExactly), or to `shift` = maximum * base2.
+  template <bool kExactly>
+  double lse(float max, float shift, double log2_sum) const {
+    if constexpr (kExactly) return double(max) * double(scale) + log2_sum * to_natural;
+    else return (double(shift) + log2_sum) * to_natural;
+  }
 };
 
 inline PlainScale plain_scale(double scale) {
@@ -190,19 +197,28 @@ struct NoWriter {
   void finish() {}
 };
 
-// exp2(x * base2 - shift) of one chunk to `to` (if kept), and their sum, lane by lane; the writer
-// keeps step.
-template <int kDegree, bool kKeep, typename Load, typename W>
+// How x and the maximum become an exponent of two. One FMA, x * base2 - max * base2, is cheapest;
+// its error is the rounding of the second product, common to the row, which softmax does not see.
+// A logarithm of the sum does, and without a true FMA there are two roundings: then (x - max) first.
+template <Kind kKind>
+inline constexpr bool kExact = kKind != Kind::softmax || !VecF32::exact_fma;
+
+// Exponentials of one chunk to `to` (if kept), and their sum, lane by lane; the writer keeps step.
+// `shift` is the maximum (kExactly), or the maximum times base2.
+template <int kDegree, bool kKeep, bool kExactly, typename Load, typename W>
 inline VecF32 exp_chunk(const typename Load::Value* x, int64_t n, float base2, float shift,
-                       float* to, W writer) {
-  const VecF32 c(base2), m(-shift);
+                        float* to, W writer) {
+  const VecF32 c(base2), m(kExactly ? shift : -shift);
+  auto exponential = [c, m](VecF32 v) {
+    return exp2<kDegree>(kExactly ? (v - m) * c : fma(v, c, m));
+  };
   VecF32 sum_a(0.f), sum_b(0.f);
   VecF32 a, b;
   int64_t j = 0;
   for (; j + kPair <= n; j += kPair) {
     Load::load(x + j, a, b);
-    a = exp2<kDegree>(fma(a, c, m));
-    b = exp2<kDegree>(fma(b, c, m));
+    a = exponential(a);
+    b = exponential(b);
     if constexpr (kKeep) Natural<float>::store(to + j, a, b);
     sum_a = sum_a + a;
     sum_b = sum_b + b;
@@ -210,8 +226,8 @@ inline VecF32 exp_chunk(const typename Load::Value* x, int64_t n, float base2, f
   }
   if (j < n) {
     Load::load(x + j, int(n - j), a, b);
-    a = exp2<kDegree>(fma(a, c, m));
-    b = exp2<kDegree>(fma(b, c, m));
+    a = exponential(a);
+    b = exponential(b);
     if constexpr (kKeep) Natural<float>::store(to + j, a, b);
     sum_a = sum_a + a;
     sum_b = sum_b + b;
@@ -223,7 +239,7 @@ inline VecF32 exp_chunk(const typename Load::Value* x, int64_t n, float base2, f
 // The state of a row between being read and being written.
 struct PlainRow {
   float* values;   // exponentials, whole chunks
-  float* shift;    // per chunk: the running maximum times base2; later the factor
+  float* shift;    // per chunk: what its exponentials are relative to; later its factor
   float* sum;      // per chunk
   const void* x = nullptr;
   void* out = nullptr;  // nullptr: nothing to write
@@ -238,13 +254,15 @@ struct PlainRow {
       : values(memory), shift(memory + chunks(n) * kChunk), sum(shift + padded_chunks(n)) {}
 };
 
-// Turns the chunks' shifts into factors and returns log2 of the row's sum relative to `last`.
-inline double finish_chunks(const PlainRow& row, int64_t chunks, float last, bool empty,
-                            bool zero_masked) {
+// Turns the chunks' shifts (in units of 1 / base2) into factors and returns the row's sum relative
+// to `last`, the final shift.
+inline double finish_chunks(const PlainRow& row, int64_t chunks, float last, float base2,
+                            bool empty, bool zero_masked) {
   double total = 0;
   for (int64_t c = 0; c < chunks; c += VecF32::size) {
     const int lanes = int(chunks - c < VecF32::size ? chunks - c : VecF32::size);
-    exp2(VecF32::load(row.shift + c, lanes) - VecF32(last)).store(row.shift + c, lanes);
+    const VecF32 below = VecF32::load(row.shift + c, lanes) - VecF32(last);
+    exp2(below * VecF32(base2)).store(row.shift + c, lanes);
     for (int i = 0; i < lanes; ++i) total += double(row.sum[c + i]) * double(row.shift[c + i]);
   }
   const float inverse = empty ? (zero_masked ? 0.f : __builtin_nanf("")) : float(1.0 / total);
@@ -305,11 +323,13 @@ class PlainRows {
         shift = max * scale_.base2;
       }
       huge |= __builtin_fabsf(shift) > kHugeShift && max != -infinity<VecF32>();
-      const float finite = max == -infinity<VecF32>() ? 0.f : shift;
-      current.shift[chunks] = shift;
+      const float relative = kExact<kKind> ? max : shift;
+      const float finite = max == -infinity<VecF32>() ? 0.f : relative;
+      current.shift[chunks] = relative;
       float* to = current.values + begin;
       auto exps = [&](auto writer) {
-        return exp_chunk<kDegree, kKeep, Load>(x + begin, count, scale_.base2, finite, to, writer);
+        return exp_chunk<kDegree, kKeep, kExact<kKind>, Load>(x + begin, count, scale_.base2,
+                                                              finite, to, writer);
       };
       current.sum[chunks] =
           hsum(before.out ? exps(writer(before, begin, count, carry)) : exps(NoWriter{}));
@@ -329,10 +349,12 @@ class PlainRows {
               float shift) const {
     bool empty = max == -infinity<VecF32>();
     for (int64_t c = 0; c < chunks; ++c) empty &= row.sum[c] == 0;  // a NaN is not empty
-    const double total = finish_chunks(row, chunks, shift, empty, p_.zero_masked_rows);
+    const double total =
+        kExact<kKind> ? finish_chunks(row, chunks, max, scale_.base2, empty, p_.zero_masked_rows)
+                      : finish_chunks(row, chunks, shift, 1.f, empty, p_.zero_masked_rows);
     if (kKind == Kind::softmax && !p_.lse) return;
-    const double lse = empty ? double(max)
-                             : (double(shift) + __builtin_log2(total)) * scale_.to_natural;
+    const double lse =
+        empty ? double(max) : scale_.lse<kExact<kKind>>(max, shift, __builtin_log2(total));
     if (p_.lse) cursor.at<float>(p_.lse) = float(lse);
     row.log_shift = max * scale_.scale;
     row.log_sum = float(lse - double(row.log_shift));

@@ -4,7 +4,7 @@
 //   online      per chunk of 1024 elements its maximum (from L1), then its exponentials; chunk sums
 //               meet in double
 //   two_pass    each exponential as mantissa * 2^exponent, added as such pairs; no maximum
-//               (Two-Pass Softmax, section 4)
+//               (Two-Pass Softmax, section 4); needs a true FMA, online where there is none
 //   three_pass  the row's maximum first, so three reads
 //
 // A row is cut into splits of fixed size whose sums are combined in order: what thread took which
@@ -18,20 +18,21 @@
 namespace fastops::softmax::cpu {
 namespace {
 
-// sum * 2^shift, a sum of exponentials. Adding two keeps the larger shift.
+// A sum of exponentials relative to `shift`: the maximum, or (two_pass) an exponent of two. Adding
+// two keeps the larger shift; `unit` is base2, or 1.
 struct ScaledSum {
   float shift = -infinity<VecF32>();
   double sum = 0;
 
-  void add(float other_shift, double other) {
+  void add(float other_shift, double other, float unit) {
     if (other_shift > shift) {
-      sum *= __builtin_exp2(double(shift) - double(other_shift));
+      sum *= __builtin_exp2((double(shift) - double(other_shift)) * double(unit));
       shift = other_shift;
       sum += other;
     } else if (other_shift == shift || other != other) {
       sum += other;
     } else {
-      sum += other * __builtin_exp2(double(other_shift) - double(shift));
+      sum += other * __builtin_exp2((double(other_shift) - double(shift)) * double(unit));
     }
   }
 };
@@ -71,7 +72,7 @@ struct Recomputed {
       const MantissaExponent e(x, VecF32(base2), VecF32(-0x1p37f / base2));
       return scale2(e.p * VecF32(inverse), e.n - VecF32(shift));
     } else {
-      return exp2(fma(x, VecF32(base2), VecF32(-shift))) * VecF32(inverse);
+      return exp2((x - VecF32(shift)) * VecF32(base2)) * VecF32(inverse);
     }
   }
 };
@@ -83,7 +84,9 @@ class RereadRows {
 
  public:
   explicit RereadRows(const ForwardParams& p)
-      : p_(p), n_(p.shape.n), splits_((n_ + kSplit - 1) / kSplit), scale_(plain_scale(p.scale)) {}
+      : p_(p), n_(p.shape.n), splits_((n_ + kSplit - 1) / kSplit), scale_(plain_scale(p.scale)),
+        algorithm_(choose(p.algorithm, VecF32::exact_fma)),
+        unit_(algorithm_ == Algorithm::two_pass ? 1.f : scale_.base2) {}
 
   // Whole rows, one thread each.
   void operator()(int64_t begin, int64_t end) const {
@@ -105,28 +108,32 @@ class RereadRows {
     const In* x = static_cast<const In*>(advance(p_.x, cursor.offset(p_.x.row_stride)));
     Sums parts(splits_);
     float known = 0;
-    if (p_.algorithm == Algorithm::three_pass) {
+    if (algorithm_ == Algorithm::three_pass) {
       spread(splits_, [&](int64_t begin, int64_t end) {
         for (int64_t s = begin; s < end; ++s)
           parts[s].shift = hmax(max_lanes(x + s * kSplit, size(s)));
       });
       known = parts[0].shift;
       for (int64_t s = 1; s < splits_; ++s) known = parts[s].shift > known ? parts[s].shift : known;
-      known *= scale_.base2;
     }
     spread(splits_, [&](int64_t begin, int64_t end) {
       for (int64_t s = begin; s < end; ++s) parts[s] = sum_split(x + s * kSplit, size(s), known);
     });
     ScaledSum total = parts[0];
-    for (int64_t s = 1; s < splits_; ++s) total.add(parts[s].shift, parts[s].sum);
+    for (int64_t s = 1; s < splits_; ++s) total.add(parts[s].shift, parts[s].sum, unit_);
 
-    // Empty rows, infinities and huge scores; a NaN is in the sum and needs no care.
-    if (!(__builtin_fabsf(total.shift) <= kHugeShift)) {
+    // Empty rows, infinities and huge scores (for two_pass those whose exponent has no fraction bits
+    // left); a NaN is in the sum and needs no care.
+    const float limit = algorithm_ == Algorithm::two_pass ? 0x1p22f : kHugeShift;
+    if (!(__builtin_fabsf(total.shift * unit_) <= limit)) {
       RowScratch<VecF32> scratch(thread_scratch(RowScratch<VecF32>::bytes(n_)), n_);
       score_row<VecF32>(p_, cursor, scratch, kStream);
       return;
     }
-    const double lse = (double(total.shift) + __builtin_log2(total.sum)) * scale_.to_natural;
+    const double log2_sum = __builtin_log2(total.sum);
+    const double lse = algorithm_ == Algorithm::two_pass
+                           ? scale_.lse<false>(0.f, total.shift, log2_sum)
+                           : scale_.lse<true>(total.shift, 0.f, log2_sum);
     if (p_.lse) cursor.at<float>(p_.lse) = float(lse);
     if constexpr (kKind == Kind::logsumexp) return;
 
@@ -147,19 +154,20 @@ class RereadRows {
     float max = -infinity<VecF32>();
     for (int64_t begin = 0; begin < n; begin += kChunk) {
       const int64_t count = n - begin < kChunk ? n - begin : kChunk;
-      if (p_.algorithm == Algorithm::two_pass) {
+      if (algorithm_ == Algorithm::two_pass) {
         add_pairs(x + begin, count, total);
         continue;
       }
-      if (p_.algorithm == Algorithm::three_pass) {
+      if (algorithm_ == Algorithm::three_pass) {
         max = known;
       } else {
-        const float most = hmax(max_lanes(x + begin, count)) * scale_.base2;
+        const float most = hmax(max_lanes(x + begin, count));
         if (!(most <= max)) max = most;
       }
       const float finite = max == -infinity<VecF32>() ? 0.f : max;
-      total.add(max, double(hsum(exp_chunk<5, false, Load>(x + begin, count, scale_.base2, finite,
-                                                           nullptr, NoWriter{}))));
+      const VecF32 sum = exp_chunk<5, false, true, Load>(x + begin, count, scale_.base2, finite,
+                                                         nullptr, NoWriter{});
+      total.add(max, double(hsum(sum)), unit_);
     }
     return total;
   }
@@ -187,7 +195,7 @@ class RereadRows {
       add(b);
     }
     const float largest = hmax(exponent);
-    total.add(largest, double(hsum(scale2(sum, exponent - VecF32(largest)))));
+    total.add(largest, double(hsum(scale2(sum, exponent - VecF32(largest)))), unit_);
   }
 
   void write_split(const In* x, Out* out, int64_t n, const ScaledSum& total, double lse) const {
@@ -198,9 +206,11 @@ class RereadRows {
       writer.finish();
     };
     if constexpr (kKind == Kind::log_softmax) {
-      const float shift = float(double(total.shift) * scale_.to_natural);
+      const double per_shift =
+          algorithm_ == Algorithm::two_pass ? scale_.to_natural : double(scale_.scale);
+      const float shift = float(double(total.shift) * per_shift);
       write(LogProbs<Load>{x, scale_.scale, shift, float(lse - double(shift))});
-    } else if (p_.algorithm == Algorithm::two_pass) {
+    } else if (algorithm_ == Algorithm::two_pass) {
       write(Recomputed<Load, true>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
     } else {
       write(Recomputed<Load, false>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
@@ -224,6 +234,8 @@ class RereadRows {
   const ForwardParams& p_;
   const int64_t n_, splits_;
   const PlainScale scale_;
+  const Algorithm algorithm_;
+  const float unit_;
 };
 
 }  // namespace

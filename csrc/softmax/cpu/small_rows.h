@@ -88,12 +88,12 @@ class SmallRows {
     const bool huge = any(VecF32(kHugeShift) < shift) ||
                       any(both(shift < VecF32(-kHugeShift), low < most));
     alignas(64) float finite[kGroup];
-    select(most == low, VecF32(0.f), shift).store(finite);
+    select(most == low, VecF32(0.f), kExact<kKind> ? most : shift).store(finite);
 
     for (int r = 0; r < kGroup; ++r) {
       auto exps = [&](auto writer) {
-        return exp_chunk<kDegree, kKeep, Load>(now.x[r], n_, scale_.base2, finite[r],
-                                               now.values + r * padded_, writer);
+        return exp_chunk<kDegree, kKeep, kExact<kKind>, Load>(
+            now.x[r], n_, scale_.base2, finite[r], now.values + r * padded_, writer);
       };
       lanes[r] = r < before.count ? exps(writer(before, r, carry)) : exps(NoWriter{});
     }
@@ -125,7 +125,7 @@ class SmallRows {
       const bool none = total[r] == 0;
       const double lse =
           none ? double(max[r])
-               : (double(base[r]) + double(__builtin_log2f(total[r]))) * scale_.to_natural;
+               : scale_.lse<kExact<kKind>>(max[r], base[r], double(__builtin_log2f(total[r])));
       if (p_.lse) {
         cursor.at<float>(p_.lse) = float(lse);
         cursor.next();
