@@ -6,11 +6,13 @@
 //                                float, double, f16 or bf16; lanes from n on are 0 and their memory
 //                                is never touched. 0 <= n <= size.
 //   v.store(p), v.store(p, n)    the reverse, rounding to nearest even; NaN stays NaN. On AVX-512
-//                                bf16 results below 2^-126 are flushed to 0, as the instruction does.
+//                                bf16 results below 2^-126 are flushed to 0, as the instruction
+//                                does.
 //   v.stream(p)                  past the caches; p aligned to the bytes written. store_fence()
 //                                once when done.
-//   + - * / fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b (rounded once if V::exact_fma) round (to even) scale2(a,n)=a*2^n for whole n
-//   max(a, b), min(a, b)         b where either is NaN: an accumulator as b never becomes NaN,
+//   + - * / fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b (rounded once if V::exact_fma) round (to even)
+//   scale2(a,n)=a*2^n for whole n max(a, b), min(a, b)         b where either is NaN: an
+//   accumulator as b never becomes NaN,
 //                                a clamp with the bound as a lets NaN through
 //   a < b, a == b, is_nan(a)     V::Mask; with first(n), load_mask(bytes), both(m, m), any(m)
 //   select(m, a, b)              a where m, else b

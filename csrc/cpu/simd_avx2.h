@@ -29,11 +29,10 @@ inline void store_halves(void* p, __m128i h, int n) {
 inline __m128i to_brain(__m256 f) {
   const __m256i u = _mm256_castps_si256(f);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  const __m256i rounded =
-      _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i rounded = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
   const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-  const __m256i kept = _mm256_blendv_epi8(
-      rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q)));
+  const __m256i kept =
+      _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q)));
   const __m256i high = _mm256_srli_epi32(kept, 16);
   const __m256i packed = _mm256_packus_epi32(high, high);
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x88));
@@ -129,16 +128,10 @@ inline VecF32 fnma(VecF32 a, VecF32 b, VecF32 c) { return _mm256_fnmadd_ps(a.v, 
 inline VecF32 max(VecF32 a, VecF32 b) { return _mm256_max_ps(a.v, b.v); }
 inline VecF32 min(VecF32 a, VecF32 b) { return _mm256_min_ps(a.v, b.v); }
 inline VecF32 round(VecF32 a) { return _mm256_round_ps(a.v, 8); }
-inline VecF32::Mask operator<(VecF32 a, VecF32 b) {
-  return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)};
-}
-inline VecF32::Mask operator==(VecF32 a, VecF32 b) {
-  return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)};
-}
+inline VecF32::Mask operator<(VecF32 a, VecF32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+inline VecF32::Mask operator==(VecF32 a, VecF32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 inline VecF32::Mask is_nan(VecF32 a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
-inline VecF32 select(VecF32::Mask m, VecF32 a, VecF32 b) {
-  return _mm256_blendv_ps(b.v, a.v, m.v);
-}
+inline VecF32 select(VecF32::Mask m, VecF32 a, VecF32 b) { return _mm256_blendv_ps(b.v, a.v, m.v); }
 inline bool any(VecF32::Mask m) { return _mm256_movemask_ps(m.v) != 0; }
 inline VecF32::Mask both(VecF32::Mask a, VecF32::Mask b) { return {_mm256_and_ps(a.v, b.v)}; }
 inline float hsum(VecF32 a) {
@@ -155,8 +148,7 @@ inline float hmax(VecF32 a) {
 inline VecF32 scale2(VecF32 a, VecF32 n) {
   const __m256 limited =
       _mm256_min_ps(_mm256_set1_ps(128), _mm256_max_ps(_mm256_set1_ps(-127), n.v));
-  const __m256i biased =
-      _mm256_add_epi32(_mm256_cvtps_epi32(limited), _mm256_set1_epi32(127));
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(limited), _mm256_set1_epi32(127));
   return _mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
 }
 
@@ -232,16 +224,10 @@ inline VecF64 fnma(VecF64 a, VecF64 b, VecF64 c) { return _mm256_fnmadd_pd(a.v, 
 inline VecF64 max(VecF64 a, VecF64 b) { return _mm256_max_pd(a.v, b.v); }
 inline VecF64 min(VecF64 a, VecF64 b) { return _mm256_min_pd(a.v, b.v); }
 inline VecF64 round(VecF64 a) { return _mm256_round_pd(a.v, 8); }
-inline VecF64::Mask operator<(VecF64 a, VecF64 b) {
-  return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)};
-}
-inline VecF64::Mask operator==(VecF64 a, VecF64 b) {
-  return {_mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ)};
-}
+inline VecF64::Mask operator<(VecF64 a, VecF64 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)}; }
+inline VecF64::Mask operator==(VecF64 a, VecF64 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ)}; }
 inline VecF64::Mask is_nan(VecF64 a) { return {_mm256_cmp_pd(a.v, a.v, _CMP_UNORD_Q)}; }
-inline VecF64 select(VecF64::Mask m, VecF64 a, VecF64 b) {
-  return _mm256_blendv_pd(b.v, a.v, m.v);
-}
+inline VecF64 select(VecF64::Mask m, VecF64 a, VecF64 b) { return _mm256_blendv_pd(b.v, a.v, m.v); }
 inline bool any(VecF64::Mask m) { return _mm256_movemask_pd(m.v) != 0; }
 inline VecF64::Mask both(VecF64::Mask a, VecF64::Mask b) { return {_mm256_and_pd(a.v, b.v)}; }
 inline double hsum(VecF64 a) {
@@ -256,8 +242,8 @@ inline double hmax(VecF64 a) {
 inline VecF64 scale2(VecF64 a, VecF64 n) {
   const __m256d limited =
       _mm256_min_pd(_mm256_set1_pd(1024), _mm256_max_pd(_mm256_set1_pd(-1023), n.v));
-  const __m256i biased = _mm256_cvtepi32_epi64(
-      _mm_add_epi32(_mm256_cvtpd_epi32(limited), _mm_set1_epi32(1023)));
+  const __m256i biased =
+      _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_cvtpd_epi32(limited), _mm_set1_epi32(1023)));
   return _mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)));
 }
 
@@ -269,10 +255,10 @@ inline VecF32 transpose_reduce(const VecF32* rows, Op op) {
   VecF32 quad[2];
   for (int i = 0; i < 2; ++i) {
     const VecF32* r = rows + 4 * i;
-    const VecF32 ab = op(VecF32(_mm256_unpacklo_ps(r[0].v, r[1].v)),
-                         VecF32(_mm256_unpackhi_ps(r[0].v, r[1].v)));
-    const VecF32 cd = op(VecF32(_mm256_unpacklo_ps(r[2].v, r[3].v)),
-                         VecF32(_mm256_unpackhi_ps(r[2].v, r[3].v)));
+    const VecF32 ab =
+        op(VecF32(_mm256_unpacklo_ps(r[0].v, r[1].v)), VecF32(_mm256_unpackhi_ps(r[0].v, r[1].v)));
+    const VecF32 cd =
+        op(VecF32(_mm256_unpacklo_ps(r[2].v, r[3].v)), VecF32(_mm256_unpackhi_ps(r[2].v, r[3].v)));
     const __m256d x = _mm256_castps_pd(ab.v), y = _mm256_castps_pd(cd.v);
     quad[i] = op(VecF32(_mm256_castpd_ps(_mm256_unpacklo_pd(x, y))),
                  VecF32(_mm256_castpd_ps(_mm256_unpackhi_pd(x, y))));

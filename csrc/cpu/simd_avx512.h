@@ -163,8 +163,7 @@ struct VecF64 {
 
  private:
   static __m512d widen(__m128i h) {
-    return _mm512_cvtps_pd(
-        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)));
+    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)));
   }
   __m256 single() const { return _mm512_cvtpd_ps(v); }
   __m128i half() const {
@@ -200,10 +199,10 @@ inline VecF32 transpose_reduce(const VecF32* rows, Op op) {
   VecF32 quad[4];
   for (int i = 0; i < 4; ++i) {
     const VecF32* r = rows + 4 * i;
-    const VecF32 ab = op(VecF32(_mm512_unpacklo_ps(r[0].v, r[1].v)),
-                         VecF32(_mm512_unpackhi_ps(r[0].v, r[1].v)));
-    const VecF32 cd = op(VecF32(_mm512_unpacklo_ps(r[2].v, r[3].v)),
-                         VecF32(_mm512_unpackhi_ps(r[2].v, r[3].v)));
+    const VecF32 ab =
+        op(VecF32(_mm512_unpacklo_ps(r[0].v, r[1].v)), VecF32(_mm512_unpackhi_ps(r[0].v, r[1].v)));
+    const VecF32 cd =
+        op(VecF32(_mm512_unpacklo_ps(r[2].v, r[3].v)), VecF32(_mm512_unpackhi_ps(r[2].v, r[3].v)));
     const __m512d x = _mm512_castps_pd(ab.v), y = _mm512_castps_pd(cd.v);
     quad[i] = op(VecF32(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y))),
                  VecF32(_mm512_castpd_ps(_mm512_unpackhi_pd(x, y))));

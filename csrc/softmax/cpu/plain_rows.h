@@ -166,7 +166,8 @@ class Writer {
     return true;
   }
   void finish() {
-    while (step()) {}
+    while (step()) {
+    }
     if constexpr (kStream && Store::any_offset) {
       while (at_ < n_) {
         const int count = int(n_ - at_ < Carry::kLine ? n_ - at_ : Carry::kLine);
@@ -199,7 +200,8 @@ struct NoWriter {
 
 // How x and the maximum become an exponent of two. One FMA, x * base2 - max * base2, is cheapest;
 // its error is the rounding of the second product, common to the row, which softmax does not see.
-// A logarithm of the sum does, and without a true FMA there are two roundings: then (x - max) first.
+// A logarithm of the sum does, and without a true FMA there are two roundings: then (x - max)
+// first.
 template <Kind kKind>
 inline constexpr bool kExact = kKind != Kind::softmax || !VecF32::exact_fma;
 
@@ -238,9 +240,9 @@ inline VecF32 exp_chunk(const typename Load::Value* x, int64_t n, float base2, f
 
 // The state of a row between being read and being written.
 struct PlainRow {
-  float* values;   // exponentials, whole chunks
-  float* shift;    // per chunk: what its exponentials are relative to; later its factor
-  float* sum;      // per chunk
+  float* values;  // exponentials, whole chunks
+  float* shift;   // per chunk: what its exponentials are relative to; later its factor
+  float* sum;     // per chunk
   const void* x = nullptr;
   void* out = nullptr;  // nullptr: nothing to write
   float log_shift = 0, log_sum = 0;
@@ -279,8 +281,7 @@ class PlainRows {
   static constexpr bool kKeep = kKind == Kind::softmax;
 
  public:
-  explicit PlainRows(const ForwardParams& p)
-      : p_(p), n_(p.shape.n), scale_(plain_scale(p.scale)) {}
+  explicit PlainRows(const ForwardParams& p) : p_(p), n_(p.shape.n), scale_(plain_scale(p.scale)) {}
 
   void operator()(int64_t begin, int64_t end) const {
     // Without exponentials to keep only the general kernel's fallback needs whole rows.

@@ -84,7 +84,10 @@ class RereadRows {
 
  public:
   explicit RereadRows(const ForwardParams& p)
-      : p_(p), n_(p.shape.n), splits_((n_ + kSplit - 1) / kSplit), scale_(plain_scale(p.scale)),
+      : p_(p),
+        n_(p.shape.n),
+        splits_((n_ + kSplit - 1) / kSplit),
+        scale_(plain_scale(p.scale)),
         algorithm_(choose(p.algorithm, VecF32::exact_fma)),
         unit_(algorithm_ == Algorithm::two_pass ? 1.f : scale_.base2) {}
 
@@ -122,8 +125,8 @@ class RereadRows {
     ScaledSum total = parts[0];
     for (int64_t s = 1; s < splits_; ++s) total.add(parts[s].shift, parts[s].sum, unit_);
 
-    // Empty rows, infinities and huge scores (for two_pass those whose exponent has no fraction bits
-    // left); a NaN is in the sum and needs no care.
+    // Empty rows, infinities and huge scores (for two_pass those whose exponent has no fraction
+    // bits left); a NaN is in the sum and needs no care.
     const float limit = algorithm_ == Algorithm::two_pass ? 0x1p22f : kHugeShift;
     if (!(__builtin_fabsf(total.shift * unit_) <= limit)) {
       RowScratch<VecF32> scratch(thread_scratch(RowScratch<VecF32>::bytes(n_)), n_);
@@ -137,7 +140,8 @@ class RereadRows {
     if (p_.lse) cursor.at<float>(p_.lse) = float(lse);
     if constexpr (kKind == Kind::logsumexp) return;
 
-    Out* out = static_cast<Out*>(const_cast<void*>(advance(p_.out, cursor.offset(p_.out.row_stride))));
+    Out* out =
+        static_cast<Out*>(const_cast<void*>(advance(p_.out, cursor.offset(p_.out.row_stride))));
     spread(splits_, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t s = splits_ - 1 - i;

@@ -69,7 +69,8 @@ class RowScores {
       : p_(p), length_(cursor.length(p)), scale_(S(p.scale)) {
     x_ = advance(p.x, cursor.offset(p.x.row_stride));
     if (p.row_scale) scale_ *= cursor.at<S>(p.row_scale);
-    if (p.mask) mask_ = static_cast<const uint8_t*>(advance(p.mask, cursor.offset(p.mask.row_stride)));
+    if (p.mask)
+      mask_ = static_cast<const uint8_t*>(advance(p.mask, cursor.offset(p.mask.row_stride)));
     if (p.bias) bias_ = advance(p.bias, cursor.offset(p.bias.row_stride));
     // A mask that broadcasts along the row takes all or nothing.
     if (mask_ && stride(p.mask) == 0) {
@@ -141,8 +142,8 @@ class RowScores {
 template <typename V>
 struct RowResult {
   using S = typename V::Scalar;
-  S shift;     // maximum score
-  S factor;    // 1 / sum
+  S shift;   // maximum score
+  S factor;  // 1 / sum
   S log_sum;
   S excluded;  // what an element that takes no part becomes
 };
@@ -160,8 +161,8 @@ bool any_nan(const RowScores<V>& scores, typename V::Scalar* buffer) {
 }
 
 template <typename V>
-RowResult<V> finish_row(const ForwardParams& p, const RowCursor& cursor,
-                        const RowScores<V>& scores, typename V::Scalar max, double sum) {
+RowResult<V> finish_row(const ForwardParams& p, const RowCursor& cursor, const RowScores<V>& scores,
+                        typename V::Scalar max, double sum) {
   using S = typename V::Scalar;
   const bool empty = sum == 0;  // not so where a NaN hides behind a maximum of -inf
   const bool wants_log = p.lse || p.kind == Kind::log_softmax;
@@ -227,7 +228,8 @@ struct RowScratch {
 };
 
 template <typename V>
-void score_row(const ForwardParams& p, const RowCursor& cursor, RowScratch<V> scratch, bool stream) {
+void score_row(const ForwardParams& p, const RowCursor& cursor, RowScratch<V> scratch,
+               bool stream) {
   using S = typename V::Scalar;
   const RowScores<V> scores(p, cursor);
   const int64_t n = scores.length();
@@ -259,7 +261,8 @@ void score_row(const ForwardParams& p, const RowCursor& cursor, RowScratch<V> sc
   if (!p.out) return;
   with_float(p.out.dtype, [&](auto t) {
     using Out = decltype(t);
-    Out* out = static_cast<Out*>(const_cast<void*>(advance(p.out, cursor.offset(p.out.row_stride))));
+    Out* out =
+        static_cast<Out*>(const_cast<void*>(advance(p.out, cursor.offset(p.out.row_stride))));
     const V shift(r.shift), log_sum(r.log_sum), excluded(r.excluded);
     for (int64_t begin = 0, c = 0; begin < n; begin += kChunk, ++c) {
       const int64_t count = n - begin < kChunk ? n - begin : kChunk;
@@ -267,8 +270,7 @@ void score_row(const ForwardParams& p, const RowCursor& cursor, RowScratch<V> sc
       if (!kept) scores(begin, count, scratch.values);
       if (!softmax) {
         // An excluded score is -inf and would stay so, except where the whole row is NaN.
-        write<V>(out + begin, values, count, stream,
-                 [=](V s) { return (s - shift) - log_sum; });
+        write<V>(out + begin, values, count, stream, [=](V s) { return (s - shift) - log_sum; });
       } else if (kept) {
         const S ratio = scratch.chunk_max[c] == max ? S(1) : exp_below(scratch.chunk_max[c] - max);
         const V factor(r.factor * ratio);

@@ -28,13 +28,15 @@ class SmallRows {
     float* values;
     const In* x[kGroup];
     Out* out[kGroup];
-    alignas(64) float factor[kGroup];   // softmax: 1 / sum; log_softmax: the row maximum
+    alignas(64) float factor[kGroup];  // softmax: 1 / sum; log_softmax: the row maximum
     alignas(64) float log_sum[kGroup];
   };
 
  public:
   explicit SmallRows(const ForwardParams& p)
-      : p_(p), n_(p.shape.n), padded_((n_ + kPair - 1) / kPair * kPair),
+      : p_(p),
+        n_(p.shape.n),
+        padded_((n_ + kPair - 1) / kPair * kPair),
         scale_(plain_scale(p.scale)) {}
 
   static int64_t groups(int64_t rows) { return (rows + kGroup - 1) / kGroup; }
@@ -43,8 +45,8 @@ class SmallRows {
     // Twice a group's exponentials, then a row for the general kernel; 272 floats of stagger.
     const int64_t group_floats = kGroup * padded_ + 272;
     const size_t fallback = RowScratch<VecF32>::bytes(n_);
-    auto* memory = static_cast<float*>(
-        thread_scratch(sizeof(float) * size_t(2 * group_floats) + fallback));
+    auto* memory =
+        static_cast<float*>(thread_scratch(sizeof(float) * size_t(2 * group_floats) + fallback));
     Group groups[2];
     groups[0].values = memory;
     groups[1].values = memory + group_floats;
@@ -85,15 +87,15 @@ class SmallRows {
     }
     const VecF32 most = transpose_reduce(lanes, [](VecF32 a, VecF32 b) { return max(a, b); });
     const VecF32 low(-infinity<VecF32>()), shift = most * VecF32(scale_.base2);
-    const bool huge = any(VecF32(kHugeShift) < shift) ||
-                      any(both(shift < VecF32(-kHugeShift), low < most));
+    const bool huge =
+        any(VecF32(kHugeShift) < shift) || any(both(shift < VecF32(-kHugeShift), low < most));
     alignas(64) float finite[kGroup];
     select(most == low, VecF32(0.f), kExact<kKind> ? most : shift).store(finite);
 
     for (int r = 0; r < kGroup; ++r) {
       auto exps = [&](auto writer) {
-        return exp_chunk<kDegree, kKeep, kExact<kKind>, Load>(
-            now.x[r], n_, scale_.base2, finite[r], now.values + r * padded_, writer);
+        return exp_chunk<kDegree, kKeep, kExact<kKind>, Load>(now.x[r], n_, scale_.base2, finite[r],
+                                                              now.values + r * padded_, writer);
       };
       lanes[r] = r < before.count ? exps(writer(before, r, carry)) : exps(NoWriter{});
     }

@@ -81,7 +81,8 @@ class SmallScoreRows {
                  float log_sum) const {
     with_float(p_.out.dtype, [&](auto t) {
       using Out = decltype(t);
-      Out* out = static_cast<Out*>(const_cast<void*>(advance(p_.out, at.offset(p_.out.row_stride))));
+      Out* out =
+          static_cast<Out*>(const_cast<void*>(advance(p_.out, at.offset(p_.out.row_stride))));
       if (p_.kind == Kind::softmax) {
         const V f(factor);
         write<V>(out, row, n_, stream_, [f](V e) { return e * f; });
