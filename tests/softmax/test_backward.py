@@ -59,7 +59,8 @@ class Backward:
         p = self.problem
         assert dx.shape == self.y.shape
         reference, size = self.exact()
-        luck = usual_gradient_error(self.kind, self.y.dtype, self.dy.dtype, dx.dtype)
+        dtypes = self.y.dtype, self.dy.dtype, dx.dtype
+        luck = usual_gradient_error(self.kind, *dtypes, dlse=self.dlse is not None)
         assert_ratio(p.rows(dx), reference, self.peer(dx.dtype), size=size, luck=luck)
         excluded = p.rows(dx)[~p.takes_part()]
         assert (excluded == 0).all(), "an excluded element has a gradient"
@@ -104,12 +105,14 @@ class Backward:
 
 
 @functools.cache
-def usual_gradient_error(kind: str, *dtypes: torch.dtype) -> Error:
-    """The peer's error on a sample large enough to leave nothing to chance; dtypes of y, dy, dx."""
+def usual_gradient_error(kind: str, *dtypes: torch.dtype, dlse: bool) -> Error:
+    """The peer's error on a sample large enough to leave nothing to chance; dtypes of y, dy, dx.
+    With half y and dy an fp64 accumulator is exact, unless a dlse of its own precision joins in."""
     y = randn(100, 700, dtype=torch.float64).softmax(-1)
     y = (y if kind == "softmax" else y.log()).to(dtypes[0])
     dy = randn(100, 700, dtype=dtypes[1], key=1)
     sample = Backward(kind, Problem(x=y), y, dy, dtype=dtypes[2])
+    sample.dlse = randn(100, dtype=sample.acc, key=2) if dlse else None
     reference, size = sample.exact()
     return measure(sample.peer(dtypes[2]), reference, size)
 

@@ -64,7 +64,7 @@ def values(draw, dtype: torch.dtype):
         if kind == "wide":
             x = (x * 4000).clamp(-30_000, 30_000)
         elif kind == "huge":
-            x = x.sign() * info.max * 0.4
+            x = x.sign() * info.max * 0.37
         elif kind == "tiny":
             x = x * info.smallest_normal
         elif kind == "ties":
@@ -180,6 +180,7 @@ def test_forward(problem, algorithm, data):
 @given(problem=problems(), algorithm=st.sampled_from(list(ALGORITHMS.values())))
 def test_logsumexp(problem, algorithm):
     problem.dtype = None
+    problem.row_scale = None if problem.row_scale is None else problem.row_scale.to(problem.acc)
     hypothesis.assume(not huge(problem))
     args = problem.score_args() | {"algorithm": algorithm}
     lse = op("logsumexp")(problem.x, problem.dims, **args)

@@ -39,8 +39,9 @@ constexpr Algorithm choose(Algorithm asked, bool exact_fma = true) {
   if (asked == Algorithm::automatic) return Algorithm::online;
   return asked == Algorithm::two_pass && !exact_fma ? Algorithm::online : asked;
 }
+// One element needs no algorithm: its probability is 1 to the last bit.
 constexpr bool reread_rows(Algorithm algorithm, int64_t rows, int64_t n) {
-  return choose(algorithm) != Algorithm::online || share_rows(rows, n);
+  return n > 1 && (choose(algorithm) != Algorithm::online || share_rows(rows, n));
 }
 
 // Whole rows per task of parallel_for.
