@@ -112,7 +112,7 @@ def usual_gradient_error(kind: str, *dtypes: torch.dtype, dlse: bool) -> Error:
     y = (y if kind == "softmax" else y.log()).to(dtypes[0])
     dy = randn(100, 700, dtype=dtypes[1], key=1)
     sample = Backward(kind, Problem(x=y), y, dy, dtype=dtypes[2])
-    sample.dlse = randn(100, dtype=sample.acc, key=2) if dlse else None
+    sample.dlse = randn(100, dtype=sample.acc, key=2) / 3 if dlse else None
     reference, size = sample.exact()
     return measure(sample.peer(dtypes[2]), reference, size)
 
