@@ -72,7 +72,8 @@ GuardedBuffer::GuardedBuffer(size_t bytes, uint8_t fill, Place place, size_t off
   void* mapping = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) std::abort();
   mapping_ = static_cast<uint8_t*>(mapping);
-  if (mprotect(mapping_ + page, inside, PROT_READ | PROT_WRITE) != 0) std::abort();
+  // qemu-user refuses a protection change of no bytes, which Linux allows.
+  if (inside > 0 && mprotect(mapping_ + page, inside, PROT_READ | PROT_WRITE) != 0) std::abort();
   std::memset(mapping_ + page, fill, inside);
   data_ = mapping_ + page + (place == Place::at_end ? inside - bytes : offset);
 }
