@@ -10,7 +10,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: bench test test-python test-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
+.PHONY: bench test test-python test-isa test-native test-simt test-simt-all test-sanitize test-aarch64 test-wheel \
         build build-bench lint format wheel clean
 
 PYTHON ?= python3
@@ -89,10 +89,13 @@ test-isa: build
 test-simt: build
 ifdef SIMT
 	FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 $(PY) -m pytest -n $(JOBS) tests/simt
-	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
 else
 	@echo "test-simt: left out, no CUDA toolkit here (make CUDA=on test brings one)"
 endif
+
+# The ordinary softmax tests on the emulated CUDA kernels: some ten minutes, not part of `make test`.
+test-simt-all: test-simt
+	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
 
 # AddressSanitizer and UBSan over the native tests.
 test-sanitize: $(VENV)/.build
