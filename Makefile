@@ -33,7 +33,7 @@ bench: build-bench
 
 ifeq ($(strip $(TEST)),)
 test: build
-	@$(MAKE) --no-print-directory test-native test-python test-simt
+	@$(MAKE) --no-print-directory test-native test-python test-isa test-simt
 else
 test: build
 	$(PY) -m pytest $(TEST)
@@ -73,7 +73,6 @@ test-native: build
 test-python: build
 	$(PY) -m pytest -n $(JOBS) tests --ignore tests/simt
 
-# Not part of `make test` until the gaps in CHANGELOG.md are closed; test-native covers every set.
 # The kernels again, on each instruction set this machine would not choose by itself.
 define OTHER_ISAS
 from fastops._lib import _native
