@@ -50,9 +50,7 @@ KNOWN_GAPS = {
         "test_specials::test_extremes[cpu-two_pass-float64]": NO_FMA,
         "test_specials::test_extremes[cpu-three_pass-float64]": NO_FMA,
     },
-    "avx2": {
-        "test_specials::test_extremes[cpu-two_pass-float32]": "two_pass at large scores: 1.5 x the bound"
-    },
+    "avx2": {"test_specials::test_extremes[cpu-two_pass-float32]": "large scores: 1.5 x the bound"},
 }
 
 
