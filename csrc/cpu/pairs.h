@@ -60,6 +60,9 @@ class PairMax {
     a_ = max(a, a_);
     b_ = max(b, b_);
   }
+  // add(p) in two steps.
+  void add_first(const T* p) { a_ = max(VecF32::load(p), a_); }
+  void add_second(const T* p) { b_ = max(VecF32::load(p + VecF32::size), b_); }
   VecF32 lanes() const { return max(a_, b_); }
 
  private:

@@ -51,6 +51,8 @@ struct PlainRows {
 
 struct BackwardKernels {
   double (*sum)(const Chunk&) = nullptr;  // null for logsumexp
+  // The sum of the first chunk, while the second is applied (streaming: past the caches).
+  double (*sum_and_apply)(const Chunk&, const Chunk&, const Factors&, bool streaming) = nullptr;
   void (*apply)(const Chunk&, const Factors&) = nullptr;
   void (*stream)(const Chunk&, const Factors&) = nullptr;  // apply past the caches; dx aligned
   void (*group)(GroupRow*, int) = nullptr;  // whole rows, at most one vector's lanes of them
@@ -74,36 +76,48 @@ struct BackwardMath {
   using V = std::conditional_t<wide, fastops::cpu::VecF64, fastops::cpu::VecF32>;
   using S = typename V::Scalar;
 
-  // Sums of up to a chunk, by lane. The unused lanes of the last vector load as 0 and add nothing.
-  static V lane_sums(const Chunk& c) {
-    const Y* y = static_cast<const Y*>(c.y);
-    const G* dy = static_cast<const G*>(c.dy);
-    const auto add = [](V sum, V y_j, V dy_j) {
+  static constexpr int kUnroll = 4;
+
+  // Sums of up to a chunk, by lane; what follows continues at a multiple of the unrolled step.
+  struct Lanes {
+    V sums[kUnroll];
+
+    Lanes() {
+      for (V& s : sums) s = V(S(0));
+    }
+    V total() const { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
+
+    static V add(V sum, V y_j, V dy_j) {
       if constexpr (kind == Kind::softmax) return fma(y_j, dy_j, sum);
       else return sum + dy_j;
-    };
-    const auto y_at = [&](int64_t j) { return kind == Kind::softmax ? V::load(y + j) : V(S(0)); };
-    constexpr int kUnroll = 4;
-    V sums[kUnroll];
-    for (V& s : sums) s = V(S(0));
-    int64_t j = 0;
-    for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size) {
-      for (int u = 0; u < kUnroll; ++u) {
-        const int64_t k = j + u * V::size;
-        if constexpr (kind == Kind::softmax)
-          fastops::cpu::prefetch(y + k + c.ahead / int64_t(sizeof(Y)));
-        fastops::cpu::prefetch(dy + k + c.ahead / int64_t(sizeof(G)));
-        const V next = add(sums[u], y_at(k), V::load(dy + k));
-        sums[u] = masked ? select(V::load_mask(c.mask + k), next, sums[u]) : next;
+    }
+    // Whole vector k of the chunk, to accumulator u.
+    void vector(const Chunk& c, int64_t k, int u) {
+      const Y* y = static_cast<const Y*>(c.y) + k;
+      const G* dy = static_cast<const G*>(c.dy) + k;
+      if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + c.ahead / int64_t(sizeof(Y)));
+      fastops::cpu::prefetch(dy + c.ahead / int64_t(sizeof(G)));
+      const V y_k = kind == Kind::softmax ? V::load(y) : V(S(0));
+      const V next = add(sums[u], y_k, V::load(dy));
+      sums[u] = masked ? select(V::load_mask(c.mask + k), next, sums[u]) : next;
+    }
+    // From element j on. The unused lanes of the last vector load as 0 and add nothing.
+    void rest(const Chunk& c, int64_t j) {
+      for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size)
+        for (int u = 0; u < kUnroll; ++u) vector(c, j + u * V::size, u);
+      for (int u = 0; j < c.n; j += V::size, ++u) {
+        const int n = c.n - j < V::size ? int(c.n - j) : V::size;
+        const V y_j = kind == Kind::softmax ? V::load(static_cast<const Y*>(c.y) + j, n) : V(S(0));
+        const V next = add(sums[u], y_j, V::load(static_cast<const G*>(c.dy) + j, n));
+        sums[u] = masked ? select(V::load_mask(c.mask + j, n), next, sums[u]) : next;
       }
     }
-    for (int u = 0; j < c.n; j += V::size, ++u) {
-      const int n = c.n - j < V::size ? int(c.n - j) : V::size;
-      const V y_j = kind == Kind::softmax ? V::load(y + j, n) : V(S(0));
-      const V next = add(sums[u], y_j, V::load(dy + j, n));
-      sums[u] = masked ? select(V::load_mask(c.mask + j, n), next, sums[u]) : next;
-    }
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  };
+
+  static V lane_sums(const Chunk& c) {
+    Lanes lanes;
+    lanes.rest(c, 0);
+    return lanes.total();
   }
 
   static double sum(const Chunk& c) { return double(hsum(lane_sums(c))); }
@@ -126,10 +140,10 @@ struct BackwardMath {
   }
 
   template <bool streaming, bool has_second>
-  static void apply_with(const Chunk& c, const Factors& f, const Y* y, const Second* dy) {
+  static void apply_with(const Chunk& c, const Factors& f, const Y* y, const Second* dy,
+                         int64_t j = 0) {
     const V shift{S(f.shift)}, scale{S(f.scale)}, lse{S(f.lse)}, zero{S(0)};
     D* dx = static_cast<D*>(c.dx);
-    int64_t j = 0;
     for (; j + V::size <= c.n; j += V::size) {
       V d = gradient(V::load(y + j), has_second ? V::load(dy + j) : zero, shift, scale, lse);
       if constexpr (masked) d = select(V::load_mask(c.mask + j), d, zero);
@@ -145,6 +159,37 @@ struct BackwardMath {
 
   static void apply(const Chunk& c, const Factors& f) { apply_as<false>(c, f); }
   static void stream(const Chunk& c, const Factors& f) { apply_as<true>(c, f); }
+
+  // The sum of one chunk while another is applied, in one loop: reading, arithmetic and writing
+  // overlap, where one after the other would wait for each. The bits are those of sum() and
+  // apply().
+  template <bool streaming>
+  static double sum_and_apply_as(const Chunk& next, const Chunk& c, const Factors& f) {
+    constexpr int64_t kStep = kUnroll * V::size;
+    const int64_t shared = (next.n < c.n ? next.n : c.n) / kStep * kStep;
+    const Y* y = static_cast<const Y*>(c.y);
+    const Second* dy = static_cast<const Second*>(c.dy);
+    D* dx = static_cast<D*>(c.dx);
+    const V shift{S(f.shift)}, scale{S(f.scale)}, zero{S(0)};
+    Lanes lanes;
+    for (int64_t j = 0; j < shared; j += kStep) {
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t k = j + u * V::size;
+        lanes.vector(next, k, u);
+        V d = gradient(V::load(y + k), V::load(dy + k), shift, scale, zero);
+        if constexpr (masked) d = select(V::load_mask(c.mask + k), d, zero);
+        if constexpr (streaming) d.stream(dx + k);
+        else d.store(dx + k);
+      }
+    }
+    lanes.rest(next, shared);
+    apply_with<streaming, true>(c, f, y, dy, shared);
+    return double(hsum(lanes.total()));
+  }
+
+  static double sum_and_apply(const Chunk& next, const Chunk& c, const Factors& f, bool streaming) {
+    return streaming ? sum_and_apply_as<true>(next, c, f) : sum_and_apply_as<false>(next, c, f);
+  }
 
   static void reduce(const V* lanes, S* sums) {
     if constexpr (wide) {
@@ -201,6 +246,7 @@ struct BackwardMath {
     BackwardKernels k;
     if constexpr (kind != Kind::logsumexp) {
       k.sum = sum;
+      k.sum_and_apply = sum_and_apply;
       if constexpr (!masked) k.plain = plain;
     }
     k.apply = apply;

@@ -3,7 +3,7 @@
 // Budget per element (fp32): read y and dy, write dx, 12 bytes; the sum needs both inputs before
 // the first output, so each is read twice, the second time from cache:
 //   short rows   groups of one vector's lanes, their sums reduced by one transposition
-//   medium rows  pipelined by chunks: apply row i - 1 (in L2) while row i streams in and is summed
+//   medium rows  pipelined: one loop applies a chunk of row i - 1 and sums that chunk of row i
 //   long rows    summed, then applied from the end, where the cache still holds the row's tail
 // Sums run in fp32 over a chunk and in double over chunks, in an order that depends on n alone.
 #include "cpu/parallel.h"
@@ -16,9 +16,9 @@
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
 
-constexpr int64_t kShortRow = 128;           // longest row of a group
+constexpr int64_t kShortRow = 256;           // longest row of a group
 constexpr int64_t kPiece = 64 * kChunk;      // elements per thread when a row is split
-constexpr int64_t kPipelineBytes = 1 << 19;  // two rows of inputs that L2 keeps
+constexpr int64_t kPipelineBytes = 1 << 24;  // two rows of inputs that the last cache keeps
 constexpr int64_t kLine = 64;
 
 // Bytes ahead of the sums that inputs are fetched. Measured (fp32, torch's time over ours, 1 KB /
@@ -137,6 +137,21 @@ class BackwardRows {
     return begin < end ? kernels_.sum(chunk_at(r, begin, end, s)) : 0.0;
   }
 
+  // apply(ready, c) and the sum of elements [begin, end) of r, in one loop where that can be.
+  double sum_and_apply(const Row& r, int64_t begin, int64_t end, const Row& ready, int64_t c,
+                       Scratch& s) const {
+    if (end > r.length) end = r.length;
+    int64_t from = c * kChunk, to = from + kChunk;
+    if (to > ready.length) to = ready.length;
+    if (!kernels_.sum || staged_ || ready.head > 0 || begin >= end || from >= to ||
+        (r.mask && mask_stride_ != 1)) {
+      apply(ready, c, s);
+      return kernels_.sum ? sum(r, begin, end, s) : 0.0;
+    }
+    return kernels_.sum_and_apply(chunk_at(r, begin, end, s), chunk_at(ready, from, to, s),
+                                  ready.factors, stream_);
+  }
+
   // Chunk c of a row, shifted so that every chunk but the first starts on a line of dx.
   void apply(const Row& r, int64_t c, Scratch& s) const {
     const int64_t begin = c == 0 ? 0 : c * kChunk + r.head;
@@ -205,10 +220,14 @@ class BackwardRows {
     for (int64_t row = begin; row < end; ++row, at.next()) {
       Row r = row_at(at);
       exclude(r);
-      double total = 0;
+      double total = 0, piece = 0;  // summed in the order of sum_piece
       for (int64_t c = 0; c < chunks(); ++c) {
-        if (row > begin) apply(ready, c, scratch);
-        if (kernels_.sum) total += sum(r, c * kChunk, (c + 1) * kChunk, scratch);
+        const int64_t from = c * kChunk, to = from + kChunk;
+        if (row > begin) piece += sum_and_apply(r, from, to, ready, c, scratch);
+        else if (kernels_.sum) piece += sum(r, from, to, scratch);
+        if (to % kPiece != 0 && c + 1 < chunks()) continue;
+        total += piece;
+        piece = 0;
       }
       r.factors.shift += total;
       ready = r;

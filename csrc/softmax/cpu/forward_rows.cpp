@@ -14,20 +14,13 @@ bool streams(const ForwardParams& p) {
   return p.out && use_streaming(p.shape.rows * p.shape.n * int64_t(size_of(p.out.dtype)));
 }
 
-// Whether every row starts on a cache line.
-bool line_aligned(const Operand& o, const Shape& shape) {
-  uintptr_t bits = reinterpret_cast<uintptr_t>(o.data);
-  for (int d = 0; d < shape.row_dims; ++d) bits |= uintptr_t(o.row_stride[d]) * size_of(o.dtype);
-  return bits % 64 == 0;
-}
-
 template <typename V>
 void run_score_rows(const ForwardParams& p) {
   // Lines written half past the caches and half through them cost more than none past them.
   const bool stream = streams(p) && line_aligned(p.out, p.shape);
   const int64_t n = p.shape.n;
   if constexpr (__is_same(V, VecF32)) {
-    if (n <= kSmallRow) {
+    if (n <= kSmallScoreRow) {
       const int64_t groups = SmallScoreRows::groups(p.shape.rows);
       return parallel_for(0, groups, rows_per_task(n * kGroup), SmallScoreRows(p, stream));
     }
@@ -48,7 +41,7 @@ void run_plain_rows(const ForwardParams& p) {
     const RereadRows<kKind, kStream, Load, Store> kernel(p);
     if (share_rows(rows, n)) kernel.share();
     else parallel_for(0, rows, rows_per_task(n), kernel);
-  } else if (n <= kSmallRow) {
+  } else if (n * int64_t(sizeof(typename Load::Value)) <= kSmallRowBytes) {
     using Kernel = SmallRows<kKind, kDegree, kStream, Load, Store>;
     parallel_for(0, Kernel::groups(rows), rows_per_task(n * kGroup), Kernel(p));
   } else {

@@ -65,6 +65,11 @@ struct Recomputed {
     a = one(a);
     b = one(b);
   }
+  VecF32 half(int64_t j) const
+    requires(__is_same(Load, Natural<float>))
+  {
+    return one(VecF32::load(from + j));
+  }
 
  private:
   VecF32 one(VecF32 x) const {
@@ -156,22 +161,28 @@ class RereadRows {
   ScaledSum sum_split(const In* x, int64_t n, float known) const {
     ScaledSum total;
     float max = -infinity<VecF32>();
+    VecF32 lanes(max);
+    if (algorithm_ == Algorithm::online) lanes = max_lanes(x, n < kChunk ? n : kChunk);
     for (int64_t begin = 0; begin < n; begin += kChunk) {
       const int64_t count = n - begin < kChunk ? n - begin : kChunk;
       if (algorithm_ == Algorithm::two_pass) {
         add_pairs(x + begin, count, total);
         continue;
       }
+      Lookahead<In> next;
       if (algorithm_ == Algorithm::three_pass) {
         max = known;
       } else {
-        const float most = hmax(max_lanes(x + begin, count));
+        const float most = hmax(lanes);
         if (!(most <= max)) max = most;
+        const int64_t behind = n - begin - count;
+        next = {x + begin + count, behind < kChunk ? behind : kChunk};
       }
       const float finite = max == -infinity<VecF32>() ? 0.f : max;
-      const VecF32 sum = exp_chunk<5, false, true, Load>(x + begin, count, scale_.base2, finite,
-                                                         nullptr, NoWriter{});
-      total.add(max, double(hsum(sum)), unit_);
+      const ChunkResult chunk = exp_chunk<5, false, true, Load>(x + begin, count, scale_.base2,
+                                                                finite, nullptr, next, NoWriter{});
+      lanes = chunk.next;
+      total.add(max, double(hsum(chunk.sum)), unit_);
     }
     return total;
   }
@@ -206,7 +217,11 @@ class RereadRows {
     LineCarry<Out> carry;
     auto write = [&](auto source) {
       Writer<Store, kStream, decltype(source)> writer(source, out, n, carry);
-      for (int64_t j = 0; writer.step(); j += kPair) prefetch_pair(x + j);
+      for (int64_t j = 0; j + kPair <= n; j += kPair) {
+        prefetch_pair(x + j);
+        writer.first_half();
+        writer.second_half();
+      }
       writer.finish();
     };
     if constexpr (kKind == Kind::log_softmax) {

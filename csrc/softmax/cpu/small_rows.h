@@ -22,6 +22,15 @@ class SmallRows {
   using Carry = LineCarry<Out>;
   static constexpr bool kKeep = kKind == Kind::softmax;
 
+  // The group that comes next: its inputs, and their maxima lane by lane.
+  struct Ahead {
+    RowCursor cursor;
+    const In* x[kGroup];
+    VecF32 most[kGroup];
+
+    Ahead(const Shape& shape, int64_t row) : cursor(shape, row) {}
+  };
+
   // A group between being read and being written; count == 0: nothing to write.
   struct Group {
     int count = 0;
@@ -37,6 +46,7 @@ class SmallRows {
       : p_(p),
         n_(p.shape.n),
         padded_((n_ + kPair - 1) / kPair * kPair),
+        whole_(n_ % kPair == 0 && (!kStream || (p.out && line_aligned(p.out, p.shape)))),
         scale_(plain_scale(p.scale)) {}
 
   static int64_t groups(int64_t rows) { return (rows + kGroup - 1) / kGroup; }
@@ -51,9 +61,12 @@ class SmallRows {
     groups[0].values = memory;
     groups[1].values = memory + group_floats;
     RowCursor cursor(p_.shape, begin * kGroup);
+    Ahead ahead(p_.shape, begin * kGroup);
+    locate(begin, ahead);
+    for (int r = 0; r < kGroup; ++r) ahead.most[r] = max_lanes(ahead.x[r], n_);
     Carry carry;
     for (int64_t g = begin; g < end; ++g)
-      group(cursor, g * kGroup, groups[g & 1], groups[~g & 1], carry, memory + 2 * group_floats);
+      group(cursor, g, end, ahead, groups[g & 1], groups[~g & 1], carry, memory + 2 * group_floats);
     flush(groups[~end & 1], carry);
     carry.flush();
     if (kStream) store_fence();
@@ -68,47 +81,78 @@ class SmallRows {
     return Writer<Store, kStream, decltype(source(g, 0))>(source(g, r), g.out[r], n_, carry);
   }
 
-  void group(RowCursor& cursor, int64_t first, Group& now, Group& before, Carry& carry,
-             float* spare) const {
-    const RowCursor start = cursor;
-    const int count = int(p_.shape.rows - first < kGroup ? p_.shape.rows - first : kGroup);
-    VecF32 lanes[kGroup];
+  int count(int64_t g) const {
+    const int64_t left = p_.shape.rows - g * kGroup;
+    return int(left < kGroup ? left : kGroup);
+  }
+
+  void locate(int64_t g, Ahead& ahead) const {
+    const int rows = count(g);
     for (int r = 0; r < kGroup; ++r) {
-      if (r < count) {
-        now.x[r] = static_cast<const In*>(advance(p_.x, cursor.offset(p_.x.row_stride)));
-        if (kKind != Kind::logsumexp)
-          now.out[r] = static_cast<Out*>(
-              const_cast<void*>(advance(p_.out, cursor.offset(p_.out.row_stride))));
-        cursor.next();
-      } else {
-        now.x[r] = now.x[0];  // computed again, never written
+      // Rows that a last group lacks are computed from another, and never written.
+      if (r >= rows) {
+        ahead.x[r] = ahead.x[0];
+        continue;
       }
-      lanes[r] = max_lanes(now.x[r], n_);
+      ahead.x[r] = static_cast<const In*>(advance(p_.x, ahead.cursor.offset(p_.x.row_stride)));
+      ahead.cursor.next();
     }
-    const VecF32 most = transpose_reduce(lanes, [](VecF32 a, VecF32 b) { return max(a, b); });
+  }
+
+  void group(RowCursor& cursor, int64_t g, int64_t end, Ahead& ahead, Group& now, Group& before,
+             Carry& carry, float* spare) const {
+    const RowCursor start = cursor;
+    const int rows = count(g);
+    for (int r = 0; r < kGroup; ++r) {
+      now.x[r] = ahead.x[r];
+      if (r >= rows) continue;
+      if (kKind != Kind::logsumexp)
+        now.out[r] =
+            static_cast<Out*>(const_cast<void*>(advance(p_.out, cursor.offset(p_.out.row_stride))));
+      cursor.next();
+    }
+    const VecF32 most = transpose_reduce(ahead.most, [](VecF32 a, VecF32 b) { return max(a, b); });
+    const bool more = g + 1 < end;
+    if (more) locate(g + 1, ahead);
     const VecF32 low(-infinity<VecF32>()), shift = most * VecF32(scale_.base2);
     const bool huge =
         any(VecF32(kHugeShift) < shift) || any(both(shift < VecF32(-kHugeShift), low < most));
     alignas(64) float finite[kGroup];
     select(most == low, VecF32(0.f), kExact<kKind> ? most : shift).store(finite);
 
-    for (int r = 0; r < kGroup; ++r) {
-      auto exps = [&](auto writer) {
-        return exp_chunk<kDegree, kKeep, kExact<kKind>, Load>(now.x[r], n_, scale_.base2, finite[r],
-                                                              now.values + r * padded_, writer);
-      };
-      lanes[r] = r < before.count ? exps(writer(before, r, carry)) : exps(NoWriter{});
+    VecF32 lanes[kGroup];
+    if (whole_ && before.count == kGroup && more) {
+      for (int r = 0; r < kGroup; ++r)
+        exps(now, r, finite[r], Lookahead<In, true>(ahead.x[r], n_),
+             Writer<Store, kStream, decltype(source(before, r)), true>(source(before, r),
+                                                                       before.out[r], n_, carry),
+             lanes, ahead);
+    } else {
+      for (int r = 0; r < kGroup; ++r) {
+        const Lookahead<In> next(ahead.x[r], more ? n_ : 0);
+        if (r < before.count) exps(now, r, finite[r], next, writer(before, r, carry), lanes, ahead);
+        else exps(now, r, finite[r], next, NoWriter{}, lanes, ahead);
+      }
     }
     before.count = 0;
     if (huge) {
       RowCursor again = start;
-      for (int r = 0; r < count; ++r, again.next())
+      for (int r = 0; r < rows; ++r, again.next())
         score_row<VecF32>(p_, again, RowScratch<VecF32>(spare, n_), kStream);
       return;
     }
-    finish(start, count, most, shift,
+    finish(start, rows, most, shift,
            transpose_reduce(lanes, [](VecF32 a, VecF32 b) { return a + b; }), now);
-    if (kKind != Kind::logsumexp) now.count = count;
+    if (kKind != Kind::logsumexp) now.count = rows;
+  }
+
+  template <typename Next, typename W>
+  void exps(const Group& now, int r, float finite, Next next, W writer, VecF32* sums,
+            Ahead& ahead) const {
+    const ChunkResult row = exp_chunk<kDegree, kKeep, kExact<kKind>, Load>(
+        now.x[r], n_, scale_.base2, finite, now.values + r * padded_, next, writer);
+    sums[r] = row.sum;
+    ahead.most[r] = row.next;
   }
 
   void finish(RowCursor cursor, int count, VecF32 most, VecF32 shift, VecF32 sum, Group& g) const {
@@ -146,6 +190,7 @@ class SmallRows {
 
   const ForwardParams& p_;
   const int64_t n_, padded_;
+  const bool whole_;  // rows are whole units and, streamed, whole lines
   const PlainScale scale_;
 };
 
