@@ -1,7 +1,7 @@
 // Exponentials on vectors. Relative error, measured over the whole range: exp2 (degree 5) and
 // exp of VecF32 below 2 ulp, exp of VecF64 below 1 ulp.
 //
-// Arguments far below the least representable result give exactly 0 (-inf too), NaN gives NaN.
+// Results that would not be normal numbers are 0 (that of -inf too), NaN gives NaN.
 #pragma once
 
 #include "cpu/simd.h"
@@ -35,12 +35,11 @@ inline VecF32 exp2_fraction(VecF32 r) {
   }
 }
 
-// 2^t for t <= 127. The lower clamp keeps t - round(t) from being inf - inf; 2^-152 is 0 already.
+// 2^t for t <= 127. Of t = -inf the fraction is NaN, and 2^-inf is 0.
 template <int Degree = 5>
 inline VecF32 exp2(VecF32 t) {
-  t = max(VecF32(-152.f), t);
   const VecF32 n = round(t);
-  return scale2(exp2_fraction<Degree>(t - n), n);
+  return scale2_or_zero(exp2_fraction<Degree>(t - n), n);
 }
 
 // e^x. ln 2 in two parts, the first so short that n times it is exact: the relative error stays

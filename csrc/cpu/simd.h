@@ -11,8 +11,9 @@
 //   v.stream(p)                  past the caches; p aligned to the bytes written. store_fence()
 //                                once when done.
 //   + - * / fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b (rounded once if V::exact_fma) round (to even)
-//   scale2(a,n)=a*2^n for whole n max(a, b), min(a, b)         b where either is NaN: an
-//   accumulator as b never becomes NaN,
+//   scale2(a,n)=a*2^n for whole n, a*0 where 2^n is below the normal numbers; scale2_or_zero(a,n)
+//                                is 0 there even if a is NaN
+//   max(a, b), min(a, b)         b where either is NaN: an accumulator as b never becomes NaN,
 //                                a clamp with the bound as a lets NaN through
 //   a < b, a == b, is_nan(a)     V::Mask; with first(n), load_mask(bytes), both(m, m), any(m)
 //   select(m, a, b)              a where m, else b

@@ -151,6 +151,10 @@ inline VecF32 scale2(VecF32 a, VecF32 n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(limited), _mm256_set1_epi32(127));
   return _mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)));
 }
+inline VecF32 scale2_or_zero(VecF32 a, VecF32 n) {
+  const auto below = _mm256_cmp_ps(n.v, _mm256_set1_ps(-127), _CMP_LE_OQ);
+  return _mm256_andnot_ps(below, scale2(a, n).v);
+}
 
 struct VecF64 {
   using Scalar = double;
@@ -245,6 +249,10 @@ inline VecF64 scale2(VecF64 a, VecF64 n) {
   const __m256i biased =
       _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_cvtpd_epi32(limited), _mm_set1_epi32(1023)));
   return _mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)));
+}
+inline VecF64 scale2_or_zero(VecF64 a, VecF64 n) {
+  const auto below = _mm256_cmp_pd(n.v, _mm256_set1_pd(-1023), _CMP_LE_OQ);
+  return _mm256_andnot_pd(below, scale2(a, n).v);
 }
 
 inline void store_fence() { _mm_sfence(); }

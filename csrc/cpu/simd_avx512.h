@@ -98,7 +98,17 @@ inline VecF32 fnma(VecF32 a, VecF32 b, VecF32 c) { return _mm512_fnmadd_ps(a.v, 
 inline VecF32 max(VecF32 a, VecF32 b) { return _mm512_max_ps(a.v, b.v); }
 inline VecF32 min(VecF32 a, VecF32 b) { return _mm512_min_ps(a.v, b.v); }
 inline VecF32 round(VecF32 a) { return _mm512_roundscale_ps(a.v, 8); }
-inline VecF32 scale2(VecF32 a, VecF32 n) { return _mm512_scalef_ps(a.v, n.v); }
+// Results that would not be normal cost Intel's cores hundreds of clocks each: they are 0 at once.
+inline __mmask16 normal_power(VecF32 n) {
+  return _mm512_cmp_ps_mask(n.v, _mm512_set1_ps(-126), _CMP_NLT_UQ);
+}
+inline VecF32 scale2(VecF32 a, VecF32 n) {
+  const auto zero_or_nan = _mm512_mul_ps(a.v, _mm512_setzero_ps());
+  return _mm512_mask_scalef_ps(zero_or_nan, normal_power(n), a.v, n.v);
+}
+inline VecF32 scale2_or_zero(VecF32 a, VecF32 n) {
+  return _mm512_maskz_scalef_ps(normal_power(n), a.v, n.v);
+}
 inline __mmask16 operator<(VecF32 a, VecF32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 inline __mmask16 operator==(VecF32 a, VecF32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
 inline __mmask16 is_nan(VecF32 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
@@ -181,7 +191,16 @@ inline VecF64 fnma(VecF64 a, VecF64 b, VecF64 c) { return _mm512_fnmadd_pd(a.v, 
 inline VecF64 max(VecF64 a, VecF64 b) { return _mm512_max_pd(a.v, b.v); }
 inline VecF64 min(VecF64 a, VecF64 b) { return _mm512_min_pd(a.v, b.v); }
 inline VecF64 round(VecF64 a) { return _mm512_roundscale_pd(a.v, 8); }
-inline VecF64 scale2(VecF64 a, VecF64 n) { return _mm512_scalef_pd(a.v, n.v); }
+inline __mmask8 normal_power(VecF64 n) {
+  return _mm512_cmp_pd_mask(n.v, _mm512_set1_pd(-1022), _CMP_NLT_UQ);
+}
+inline VecF64 scale2(VecF64 a, VecF64 n) {
+  const auto zero_or_nan = _mm512_mul_pd(a.v, _mm512_setzero_pd());
+  return _mm512_mask_scalef_pd(zero_or_nan, normal_power(n), a.v, n.v);
+}
+inline VecF64 scale2_or_zero(VecF64 a, VecF64 n) {
+  return _mm512_maskz_scalef_pd(normal_power(n), a.v, n.v);
+}
 inline __mmask8 operator<(VecF64 a, VecF64 b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ); }
 inline __mmask8 operator==(VecF64 a, VecF64 b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ); }
 inline __mmask8 is_nan(VecF64 a) { return _mm512_cmp_pd_mask(a.v, a.v, _CMP_UNORD_Q); }

@@ -131,6 +131,10 @@ struct VecPortable {
     const Bits power = (__builtin_convertvector(limited, Bits) + bias) << bits;
     return a.v * (Reg)power;
   }
+  friend VecPortable scale2_or_zero(VecPortable a, VecPortable n) {
+    const Reg low = Reg{} - S(sizeof(S) == 4 ? 127 : 1023);
+    return n.v <= low ? Reg{} : scale2(a, n).v;
+  }
 };
 
 using VecF32 = VecPortable<float>;

@@ -94,7 +94,7 @@ void exponentials() {
   const auto exp_f64 = [](VecF64 x) { return exp(x); };
   const auto e = [](double x) { return __builtin_exp(x); };
   const auto two = [](double x) { return __builtin_exp2(x); };
-  // Inside the ends: scale2 keeps powers to normal numbers except on AVX-512.
+  // Inside the ends: scale2 keeps powers to normal numbers.
   CHECK(largest_error<VecF32>(-87, 88, 1 << 18, exp_f32, e) < 2.4e-7);
   CHECK(largest_error<VecF32>(-1, 0, 1 << 16, exp_f32, e) < 2.4e-7);
   CHECK(largest_error<VecF32>(-125.9, 127.4, 1 << 18, exp2_f32, two) < 2.4e-7);
