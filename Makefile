@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: bench test test-python test-isa test-native test-simt test-simt-all test-sanitize test-aarch64 test-wheel \
-        build build-bench lint format wheel clean
+        conformance record-conformance build build-bench lint format wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -88,10 +88,19 @@ test-isa: build
 # The CUDA kernels, on the host (docs/simt.md).
 test-simt: build
 ifdef SIMT
+	@$(MAKE) --no-print-directory conformance
 	FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 $(PY) -m pytest -n $(JOBS) tests/simt
 else
 	@echo "test-simt: left out, no CUDA toolkit here (make CUDA=on test brings one)"
 endif
+
+# One-instruction kernels (tests/simt/conformance) as a program for a GPU, and what one leaves kept as
+# tests/simt/golden.json, which test-simt replays on the emulator.
+conformance: build
+	cmake --build $(BUILD) --target fastops_conformance
+
+record-conformance: conformance
+	$(PY) -m tests.simt.record $(BUILD)/fastops_conformance
 
 # The ordinary softmax tests on the emulated CUDA kernels: some ten minutes, not part of `make test`.
 test-simt-all: test-simt

@@ -8,6 +8,9 @@ foreach(dtype f32 f64 f16 bf16)
 endforeach()
 # These use instructions of sm_90.
 set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu)
+# One-instruction kernels that run on a GPU and on the host (docs/simt.md).
+set(FASTOPS_CONFORMANCE_SOURCES tests/simt/conformance/list.cpp
+    tests/simt/conformance/warp_probes.cu tests/simt/conformance/hopper_probes.cu)
 
 if(NOT FASTOPS_TORCH_ROOT OR FASTOPS_CUDA STREQUAL "off")
   return()
@@ -95,3 +98,10 @@ add_custom_command(
   TARGET libfastops_cuda POST_BUILD VERBATIM COMMAND_EXPAND_LISTS
   COMMAND ${FASTOPS_PTXAS_REPORT} merge ${FASTOPS_OUTPUT}/libfastops_cuda.ptxas.json
           ${FASTOPS_CUDA_OBJECTS})
+
+# Not part of anything that ships: `make conformance` compiles it, `make record-conformance` runs it.
+add_executable(fastops_conformance EXCLUDE_FROM_ALL
+               ${FASTOPS_CONFORMANCE_SOURCES} tests/simt/conformance/main.cu)
+set_source_files_properties(tests/simt/conformance/list.cpp PROPERTIES LANGUAGE CUDA)
+target_include_directories(fastops_conformance PRIVATE tests/simt)
+target_compile_options(fastops_conformance PRIVATE ${FASTOPS_SM90_GENCODE})

@@ -181,6 +181,8 @@ void Machine::run_cluster(uint64_t number) {
     t.wait = Wait::nothing;
     t.commits = 0;
     t.copies.clear();
+    t.acquired.clear();
+    t.news_for_warp = t.news_for_block = false;
     t.warp->ready |= lane_bit(t.lane);
     t.warp->gone &= ~lane_bit(t.lane);
   }
@@ -191,6 +193,9 @@ void Machine::run_cluster(uint64_t number) {
     block.arrived = block.count = 0;
     block.cluster_waits = 0;
     block.known.assign(thread_count, 0);
+    for (NamedBarrier& barrier : block.named) {
+      if (barrier.arrived > 0) barrier = {};
+    }
     block.visits.assign(cluster_blocks > 1 ? thread_count : 0, 0);
   }
   cluster_arrived_ = 0;

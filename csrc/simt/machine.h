@@ -16,8 +16,29 @@ inline constexpr int kWarp = 32;
 inline constexpr int kMaxBlockThreads = 1024;
 inline constexpr int kMaxCluster = 16;
 
-enum class Wait : uint8_t { nothing, sync_warp, shuffle, vote, match, reduce, block, cluster };
+// Warp collectives first: those up to `reduce` take a mask, the others (.aligned) the whole warp.
+enum class Wait : uint8_t {
+  nothing,
+  sync_warp,
+  shuffle,
+  vote,
+  match,
+  reduce,
+  ldmatrix,
+  stmatrix,
+  mma,
+  block,
+  named_barrier,
+  cluster,
+};
 const char* name(Wait wait);
+inline bool of_a_warp(Wait wait) { return wait != Wait::nothing && wait < Wait::block; }
+inline bool aligned(Wait wait) { return wait > Wait::reduce && wait < Wait::block; }
+
+// What someone has synchronised with: for each thread of the cluster the time up to which
+// everything it did is ordered before. May be shorter than there are threads; the rest is 0.
+using Clocks = std::vector<uint32_t>;
+void join(Clocks& into, const Clocks& other);
 
 inline uint32_t lane_bit(int lane) { return uint32_t{1} << lane; }
 
@@ -52,6 +73,10 @@ struct Thread {
 
   uint32_t commits = 0;
   std::vector<Copy> copies;
+
+  // By other means than barriers of the warp, the block or the cluster; empty until there are any.
+  Clocks acquired;
+  bool news_for_warp = false, news_for_block = false;  // not yet passed on by such a barrier
 };
 
 struct Warp {
@@ -62,6 +87,14 @@ struct Warp {
   uint32_t known[kWarp][kWarp] = {};
 };
 
+struct NamedBarrier {
+  int expected = 0, arrived = 0;  // threads
+  const Thread* first = nullptr;  // of those that have arrived
+  Clocks clocks;                  // of all who have arrived
+  std::vector<Thread*> waiting;
+};
+inline constexpr int kNamedBarriers = 16;
+
 struct Block {
   uint3 index{};
   unsigned rank = 0;  // in the cluster
@@ -69,9 +102,10 @@ struct Block {
   const Thread* first = nullptr;    // of those that have arrived
   int count = 0, count_result = 0;  // of sync_block_count
   uint32_t cluster_waits = 0;       // cluster phases some thread of the block has acquired
-  std::vector<uint32_t> known;      // per thread of the cluster: ordered by block barriers
+  Clocks known;                     // ordered by block barriers
   std::vector<uint32_t> visits;     // per thread: its clock when it last reached in from outside
   std::vector<Thread*> members;
+  NamedBarrier named[kNamedBarriers];
 };
 
 class Machine {
@@ -86,13 +120,18 @@ class Machine {
   using Exec = void (*)(Warp& warp, uint32_t lanes);
   void collective(Wait kind, unsigned mask, void* args, Exec exec, const void* return_address);
   void block_barrier(int predicate, const void* return_address);
+  void named_barrier(int id, int count, bool wait, const void* return_address);
   void cluster_arrive(const void* return_address);
   void cluster_wait(const void* return_address);
 
   // The running thread uses shared memory of another block: that one must have started, and must
   // not exit before a cluster barrier after this.
-  void visit(Block& block, const void* return_address);
+  void visit(Block& block, uint32_t code);
 
+  // What `t` has done and has synchronised with, joined into `into`; later acts of t are not in it.
+  void release(Thread& t, Clocks& into) const;
+  // From now on `t` is ordered after all of `clocks`.
+  void acquire(Thread& t, const Clocks& clocks) const;
   // Has `t` synchronised with what thread `other` of its cluster did at its time `clock`?
   bool ordered(const Thread& t, uint16_t other, uint32_t clock) const;
 
@@ -144,7 +183,7 @@ class Machine {
   // carries (two, since a thread may be one phase behind).
   size_t cluster_arrived_ = 0;
   uint32_t cluster_phases_ = 0;
-  std::vector<uint32_t> cluster_clocks_[2];
+  Clocks cluster_clocks_[2];
   uint64_t random_state_ = 1;
 };
 

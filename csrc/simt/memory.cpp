@@ -94,7 +94,13 @@ void Memory::begin_launch(const void* args, size_t args_bytes) {
   image_begin_ = module.begin;
   image_end_ = module.end;
   static_live_ = module.segment;
-  static_bytes_ = module.segment_bytes;
+  if (static_bytes_ != module.segment_bytes) {
+    static_bytes_ = module.segment_bytes;
+    static_variables_ = static_variables();
+    is_guard_.assign(static_bytes_, false);
+    for (const StaticVariable& v : static_variables_)
+      for (size_t i = 0; v.guard && i < v.bytes; ++i) is_guard_[v.offset + i] = true;
+  }
   static_begin_ = static_bytes_;
   static_end_ = 0;
   last_ = nullptr;
@@ -152,9 +158,9 @@ bool Memory::locate_shared(uintptr_t p, size_t bytes, Touch touch, uint32_t code
   }
   place.is_static = true;
   place.offset = in_static;
-  place.cells = static_cells_[place.rank].data() + in_static;
   static_begin_ = std::min(static_begin_, in_static);
   static_end_ = std::max(static_end_, in_static + bytes);
+  if (!is_guard_[in_static]) place.cells = static_cells_[place.rank].data() + in_static;
   return true;
 }
 
@@ -201,7 +207,7 @@ void Memory::outside(uintptr_t p, size_t bytes, Touch touch, uint32_t code) {
 }
 
 bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place& place) {
-  if (locate_shared(p, bytes, touch, code, place)) return true;
+  if (locate_shared(p, bytes, touch, code, place)) return place.cells != nullptr;
   Region* region = find(p);
   if (!region) {
     outside(p, bytes, touch, code);
@@ -241,7 +247,11 @@ void Memory::access(const void* address, size_t bytes, bool aligned, Touch touch
                     const void* return_address) {
   const auto p = reinterpret_cast<uintptr_t>(address);
   if (p - reinterpret_cast<uintptr_t>(self->stack) < StackPool::kStackBytes) return;
-  const uint32_t code = code_offset(return_address);
+  check(address, bytes, aligned, touch, code_offset(return_address));
+}
+
+void Memory::check(const void* address, size_t bytes, bool aligned, Touch touch, uint32_t code) {
+  const auto p = reinterpret_cast<uintptr_t>(address);
   if (aligned && (p & (bytes - 1)) != 0) {
     std::ostringstream text;
     text << verb(touch) << " " << bytes << " bytes at an address that is " << (p & (bytes - 1))

@@ -55,6 +55,15 @@ struct Region {
   Cells cells;               // per element, where written
 };
 
+// A `__shared__` variable: where it is in the module's thread-local segment. A guard is the flag
+// that g++ keeps beside an array whose elements have a constructor, even one that does nothing.
+struct StaticVariable {
+  size_t offset, bytes;
+  std::string name;
+  bool guard;
+};
+std::vector<StaticVariable> static_variables();  // by offset
+
 class Memory {
  public:
   Memory();
@@ -65,12 +74,14 @@ class Memory {
   void switch_block(const Block* from, const Block* to);
 
   void access(const void* p, size_t bytes, bool aligned, Touch touch, const void* return_address);
+  // The same for memory that is not on a stack, by the running thread at code offset `code`.
+  void check(const void* p, size_t bytes, bool aligned, Touch touch, uint32_t code);
   void copy_async(void* to, const void* from, size_t bytes, const void* return_address);
   void land(const Copy& copy, const void* return_address);
 
   unsigned char* dynamic_shared(unsigned rank);
   unsigned shared_address(const void* p, const void* return_address);
-  void* from_shared_address(unsigned address, const void* return_address);
+  void* at_shared(unsigned address, uint32_t code);  // the generic pointer
   unsigned map_shared(unsigned address, unsigned rank, const void* return_address);
 
   void add(const Tensor& tensor);
@@ -112,6 +123,8 @@ class Memory {
   unsigned char* static_live_ = nullptr;  // the thread-local segment
   size_t static_bytes_ = 0;
   size_t static_begin_ = 0, static_end_ = 0;  // the part of it this launch has touched
+  std::vector<StaticVariable> static_variables_;
+  std::vector<bool> is_guard_;                // per byte of the segment
   std::vector<unsigned char> static_images_;  // of blocks that are not running
   Cells static_cells_[kMaxCluster];
 };

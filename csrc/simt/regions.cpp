@@ -21,15 +21,15 @@ unsigned Memory::shared_address(const void* p, const void* return_address) {
                      at_line(code_offset(return_address)));
 }
 
-void* Memory::from_shared_address(unsigned address, const void* return_address) {
+void* Memory::at_shared(unsigned address, uint32_t code) {
   const unsigned window = address >> kRankShift;
   const unsigned rank = window == 0 ? self->block->rank : window - 1;
   const unsigned offset = address & ((1u << kRankShift) - 1);
   Machine& m = machine();
   if (rank >= m.cluster_blocks)
-    m.fail(Check::out_of_bounds, "uses a shared address of no block of its cluster" +
-                                     at_line(code_offset(return_address)));
-  if (rank != self->block->rank) m.visit(m.blocks[rank], return_address);
+    m.fail(Check::out_of_bounds,
+           "uses a shared address of no block of its cluster" + at_line(code));
+  if (rank != self->block->rank) m.visit(m.blocks[rank], code);
   if (offset < kStaticWindow) return dynamic_shared(rank) + offset;
   unsigned char* base =
       rank == self->block->rank ? static_live_ : &static_images_[rank * static_bytes_];
@@ -148,7 +148,13 @@ std::string Memory::element_name(const Region& region, size_t element) const {
 std::string Memory::describe(const Place& place) const {
   if (place.region) return element_name(*place.region, place.offset);
   std::ostringstream text;
-  text << (place.is_static ? "static" : "dynamic") << " shared memory + " << place.offset;
+  const auto named = [&](const StaticVariable& v) {
+    return place.offset - v.offset < v.bytes && !v.guard;
+  };
+  const auto variable = std::find_if(static_variables_.begin(), static_variables_.end(), named);
+  if (place.is_static && variable != static_variables_.end())
+    text << "shared " << variable->name << ", byte " << place.offset - variable->offset;
+  else text << (place.is_static ? "static" : "dynamic") << " shared memory + " << place.offset;
   if (machine().cluster_blocks > 1) text << " of cluster rank " << place.rank;
   return text.str();
 }

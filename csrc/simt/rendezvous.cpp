@@ -16,7 +16,11 @@ const char* name(Wait wait) {
     case Wait::vote: return "a vote";
     case Wait::match: return "__match_any_sync";
     case Wait::reduce: return "__reduce_sync";
+    case Wait::ldmatrix: return "ldmatrix";
+    case Wait::stmatrix: return "stmatrix";
+    case Wait::mma: return "mma";
     case Wait::block: return "__syncthreads";
+    case Wait::named_barrier: return "named_barrier_sync";
     case Wait::cluster: return "cluster_wait";
   }
   return "";
@@ -49,7 +53,7 @@ void Machine::collective(Wait kind, unsigned mask, void* args, Exec exec,
   // One partner speaks for all: those it met before have been compared with it.
   if (const uint32_t partners = warp.waiting & mask) {
     const Thread& other = *warp.thread[__builtin_ctz(partners)];
-    if (other.wait < Wait::block && (other.mask & lane_bit(t.lane)))
+    if (of_a_warp(other.wait) && (other.mask & lane_bit(t.lane)))
       check_site(t, other, Check::divergent_collective);
   }
   t.exec = exec;
@@ -68,6 +72,10 @@ void Machine::try_complete(const Thread& member) {
     const Thread& other = *warp.thread[__builtin_ctz(rest)];
     if (other.wait != member.wait || other.mask != member.mask) return;
   }
+  if (aligned(member.wait) && expected != member.mask)
+    fail(Check::divergent_collective, std::string("leaves its warp short for ") +
+                                          name(member.wait) + ", which needs every lane" +
+                                          at_line(member.code));
   member.exec(warp, expected);
   warp.waiting &= ~expected;
   warp.ready |= expected;
@@ -85,6 +93,10 @@ void Machine::finish_barrier(Block& block) {
   }
   for (Thread* t : block.members) {
     block.known[t->id] = t->clock++;
+    if (t->news_for_block) {
+      join(block.known, t->acquired);
+      t->news_for_block = false;
+    }
     if (t->wait != Wait::block) continue;
     t->wait = Wait::nothing;
     t->warp->waiting &= ~lane_bit(t->lane);
@@ -105,6 +117,45 @@ void Machine::block_barrier(int predicate, const void* return_address) {
   t.warp->waiting |= lane_bit(t.lane);
   if (++block.arrived == block.live) finish_barrier(block);
   block_self();
+}
+
+void Machine::named_barrier(int id, int count, bool wait, const void* return_address) {
+  Thread& t = *self;
+  t.wait = Wait::named_barrier;
+  t.mask = unsigned(id);
+  t.code = code_offset(return_address);
+  if (id < 1 || id >= kNamedBarriers || count <= 0 || count % kWarp || count > kMaxBlockThreads)
+    fail(Check::barrier_protocol,
+         "uses named barrier " + std::to_string(id) + " for " + std::to_string(count) +
+             " threads; there are 1 to 15, for a multiple of 32" + at_line(t.code));
+  NamedBarrier& barrier = t.block->named[id];
+  if (barrier.arrived == 0) {
+    barrier.expected = count;
+    barrier.first = &t;
+  } else if (barrier.expected != count) {
+    fail(Check::barrier_protocol,
+         "meets named barrier " + std::to_string(id) + " for " + std::to_string(count) +
+             " threads" + at_line(t.code) + "\n  while " + describe(*barrier.first) +
+             " was there for " + std::to_string(barrier.expected) + at_line(barrier.first->code));
+  }
+  release(t, barrier.clocks);
+  ++t.clock;
+  if (wait) barrier.waiting.push_back(&t);
+  if (++barrier.arrived == barrier.expected) {
+    for (Thread* waiting : barrier.waiting) {
+      acquire(*waiting, barrier.clocks);
+      waiting->wait = Wait::nothing;
+      if (waiting == &t) continue;
+      waiting->warp->waiting &= ~lane_bit(waiting->lane);
+      waiting->warp->ready |= lane_bit(waiting->lane);
+    }
+    barrier = {};
+  } else if (wait) {
+    t.warp->ready &= ~lane_bit(t.lane);
+    t.warp->waiting |= lane_bit(t.lane);
+    block_self();
+  }
+  t.wait = Wait::nothing;
 }
 
 // A thread that has exited counts as arrived everywhere.
@@ -128,7 +179,7 @@ void Machine::settle_after_exit(Thread& t) {
   }
   for (uint32_t rest = t.warp->waiting; rest; rest &= rest - 1) {
     const Thread& waiting = *t.warp->thread[__builtin_ctz(rest)];
-    if (waiting.wait != Wait::nothing && waiting.wait < Wait::block) try_complete(waiting);
+    if (of_a_warp(waiting.wait)) try_complete(waiting);
   }
 }
 
@@ -178,19 +229,41 @@ void Machine::cluster_wait(const void* return_address) {
   t.block->cluster_waits = std::max(t.block->cluster_waits, t.cluster_waits);
 }
 
-void Machine::visit(Block& block, const void* return_address) {
+void Machine::visit(Block& block, uint32_t code) {
   if (block.live == 0 || self->block->cluster_waits == 0)
     fail(Check::cluster_protocol,
          std::string("uses shared memory of a block of its cluster that ") +
              (block.live == 0 ? "has exited" : "may not have started: no cluster barrier yet") +
-             at_line(code_offset(return_address)));
+             at_line(code));
   block.visits[self->id] = self->clock;
+}
+
+void join(Clocks& into, const Clocks& other) {
+  if (into.size() < other.size()) into.resize(other.size());
+  for (size_t i = 0; i < other.size(); ++i) into[i] = std::max(into[i], other[i]);
+}
+
+void Machine::release(Thread& t, Clocks& into) const {
+  join(into, t.block->known);
+  join(into, t.acquired);
+  if (t.cluster_waits > 0) join(into, cluster_clocks_[t.cluster_waits % 2]);
+  for (int lane = 0; lane < kWarp; ++lane) {
+    const Thread* other = t.warp->thread[lane];
+    if (other) into[other->id] = std::max(into[other->id], t.warp->known[t.lane][lane]);
+  }
+  into[t.id] = std::max(into[t.id], t.clock);
+}
+
+void Machine::acquire(Thread& t, const Clocks& clocks) const {
+  join(t.acquired, clocks);
+  t.news_for_warp = t.news_for_block = true;
 }
 
 bool Machine::ordered(const Thread& t, uint16_t other, uint32_t clock) const {
   if (t.id == other || t.block->known[other] >= clock) return true;
   const Thread& o = *threads[other];
   if (o.warp == t.warp && t.warp->known[t.lane][o.lane] >= clock) return true;
+  if (other < t.acquired.size() && t.acquired[other] >= clock) return true;
   return t.cluster_waits > 0 && cluster_clocks_[t.cluster_waits % 2][other] >= clock;
 }
 

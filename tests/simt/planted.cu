@@ -108,6 +108,27 @@ const Case kCases[] = {
        run(cluster_sum, 8, 32, 0, 4, b.x, b.out);
        require(b.out[0] == b.out[3] && b.out[4] == b.out[7] && b.out[0] != b.out[4]);
      }},
+    {"producer_consumer", "",
+     [] {
+       Buffers b(kThreads, kThreads);
+       run(producer_consumer, 1, 64, 0, 1, b.x, b.out);
+       require(b.out[0] == 31.0f && b.out[32] == 63.0f);
+     }},
+    {"barrier_chain", "",
+     [] {
+       Buffers b(1, 32);
+       run(barrier_chain, 1, 96, 0, 1, b.out);
+       require(b.out[0] == 31.0f);
+     }},
+    {"matrix_product", "",
+     [] {
+       Buffers b(1, 64);
+       run(matrix_product, 1, 32, 0, 1, b.out, 0);
+       // Row 1, column 2: of the matrix of 8r + c with itself.
+       float sum = 0;
+       for (int k = 0; k < 8; ++k) sum += float((8 + k) * (8 * k + 2));
+       require(b.out[10] == sum);
+     }},
     {"missing_barrier", "race",
      [] {
        Buffers b(kThreads, kThreads);
@@ -294,6 +315,61 @@ const Case kCases[] = {
      [] {
        Buffers b(1, kThreads * 2);
        run(cluster_deadlock, 2, kThreads, 0, 2, b.out);
+     }},
+    {"ldmatrix_without_syncwarp", "race",
+     [] {
+       Buffers b(1, kThreads);
+       run(ldmatrix_without_syncwarp, 1, 32, 0, 1, b.out);
+     }},
+    {"ldmatrix_misaligned", "misaligned",
+     [] {
+       Buffers b(1, kThreads);
+       run(ldmatrix_misaligned, 1, 32, 0, 1, b.out);
+     }},
+    {"ldmatrix_half_a_warp", "divergent-collective",
+     [] {
+       Buffers b(1, kThreads);
+       run(ldmatrix_half_a_warp, 1, 32, 0, 1, b.out);
+     }},
+    {"mma_in_branch", "divergent-collective",
+     [] {
+       Buffers b(1, kThreads);
+       run(mma_in_branch, 1, 32, 0, 1, b.out);
+     }},
+    {"metadata_out_of_order", "sparse-metadata",
+     [] {
+       Buffers b(1, kThreads);
+       run(metadata_out_of_order, 1, 32, 0, 1, b.out);
+     }},
+    {"metadata_in_wrong_lane", "sparse-metadata",
+     [] {
+       Buffers b(1, kThreads);
+       run(metadata_in_wrong_lane, 1, 32, 0, 1, b.out);
+     }},
+    {"barrier_count_differs", "barrier-protocol",
+     [] {
+       Buffers b(1, kThreads);
+       run(barrier_count_differs, 1, 64, 0, 1, b.out);
+     }},
+    {"barrier_waits_for_more", "deadlock",
+     [] {
+       Buffers b(1, kThreads);
+       run(barrier_waits_for_more, 1, 64, 0, 1, b.out);
+     }},
+    {"ldmatrix_past_end", "out-of-bounds",
+     [] {
+       Buffers b(1, kThreads);
+       run(ldmatrix_past_end, 1, 32, 128, 1, b.out);
+     }},
+    {"early_arrive", "race",
+     [] {
+       Buffers b(kThreads, kThreads);
+       run(early_arrive, 1, 64, 0, 1, b.x, b.out);
+     }},
+    {"refill_without_waiting", "race",
+     [] {
+       Buffers b(kThreads, kThreads);
+       run(refill_without_waiting, 1, 64, 0, 1, b.x, b.out);
      }},
 };
 

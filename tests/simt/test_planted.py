@@ -64,7 +64,7 @@ def test_every_check_has_a_planted_bug() -> None:
         "race", "block-race", "out-of-bounds", "misaligned", "uninitialised-read",
         "write-to-const", "divergent-barrier", "divergent-collective", "shuffle-source",
         "index-bounds", "foreign-stack", "async-pending", "cluster-protocol", "deadlock",
-        "unwritten",
+        "unwritten", "barrier-protocol", "sparse-metadata",
     }  # fmt: skip
 
 
