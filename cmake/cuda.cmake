@@ -10,7 +10,8 @@ endforeach()
 set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu)
 # One-instruction kernels that run on a GPU and on the host (docs/simt.md).
 set(FASTOPS_CONFORMANCE_SOURCES tests/simt/conformance/list.cpp
-    tests/simt/conformance/warp_probes.cu tests/simt/conformance/hopper_probes.cu)
+    tests/simt/conformance/warp_probes.cu tests/simt/conformance/hopper_probes.cu
+    tests/simt/conformance/wgmma_probes.cu)
 
 if(NOT FASTOPS_TORCH_ROOT OR FASTOPS_CUDA STREQUAL "off")
   return()

@@ -1,36 +1,17 @@
 // ldmatrix, stmatrix and mma: each is one collective of a whole warp. csrc/cuda/ptx/ldmatrix.cuh,
 // mma.cuh and mma_sparse.cuh say where the elements of a matrix are.
+#include "simt/matrix.h"
+
 #include <cstring>
 #include <sstream>
 
-#include "simt/machine.h"
 #include "simt/memory.h"
 #include "simt/ptx/ldmatrix.h"
-#include "simt/ptx/mma.h"
 
 #define SIMT_CALLER __builtin_return_address(0)
 
 namespace simt {
 namespace {
-
-constexpr unsigned kWholeWarp = 0xffffffffu;
-
-template <typename Args>
-Args& args_of(const Warp& warp, int lane) {
-  return *static_cast<Args*>(warp.thread[lane]->args);
-}
-
-// For the length of a scope another lane of the running warp is the one that is checked.
-class ActAs {
- public:
-  explicit ActAs(Thread* t) : saved_(self) { self = t; }
-  ~ActAs() { self = saved_; }
-  ActAs(const ActAs&) = delete;
-  ActAs& operator=(const ActAs&) = delete;
-
- private:
-  Thread* saved_;
-};
 
 // ---- ldmatrix, stmatrix ----------------------------------------------------------------------
 
@@ -109,15 +90,6 @@ struct MmaArgs {
   unsigned metadata;
 };
 
-float to_float(Operand type, unsigned bits) {
-  switch (type) {
-    case Operand::f16: return float(__builtin_bit_cast(_Float16, uint16_t(bits)));
-    case Operand::bf16: return __builtin_bit_cast(float, bits << 16);
-    case Operand::tf32: return __builtin_bit_cast(float, bits & 0xffffe000u);
-  }
-  return 0;
-}
-
 constexpr int kM = 16, kN = 8, kMaxK = 32;
 
 struct Operands {
@@ -125,33 +97,14 @@ struct Operands {
   float b[kMaxK][kN];
 };
 
-// The logical column of the kept element at compressed column `column` of `row`.
-int logical_column(const Warp& warp, const Mma& shape, int row, int column) {
-  const bool pairs = shape.type == Operand::tf32;
-  const int group = pairs ? column : column / 2;  // four metadata bits each
-  // A word covers four groups of a row; a row of eight groups takes two neighbouring lanes.
-  const bool two_lanes = shape.k == (pairs ? 16 : 32);
-  const int lane = row % 8 * 4 + (two_lanes ? 2 * shape.selector + group / 4 : shape.selector);
-  const unsigned word = args_of<MmaArgs>(warp, lane).metadata;
-  const unsigned bits = word >> (row / 8 * 16 + group % 4 * 4) & 0xf;
-  const unsigned first = bits & 3, second = bits >> 2;
-  if (pairs ? bits != 0b0100 && bits != 0b1110 : first >= second) {
-    const ActAs holder(warp.thread[lane]);
-    std::ostringstream text;
-    text << "gives mma.sp metadata 0x" << std::hex << word << std::dec << ", whose bits for row "
-         << row << ", group " << group << " are no two columns in order" << at_line(self->code);
-    machine().fail(Check::sparse_metadata, text.str());
-  }
-  if (pairs) return 2 * group + (bits == 0b1110);
-  return 4 * group + int(column % 2 ? second : first);
-}
-
 void gather(const Warp& warp, const Mma& shape, Operands& operands) {
   const bool words = shape.type == Operand::tf32;  // one element a register, else two
   const bool sparse = shape.selector >= 0;
   const int a_columns = sparse ? shape.k / 2 : shape.k;
   const int span = words ? 4 : 8;  // columns (of b: rows) that one register of all lanes covers
   if (sparse) std::memset(operands.a, 0, sizeof(operands.a));
+  unsigned metadata[kWarp];
+  for (int lane = 0; lane < kWarp; ++lane) metadata[lane] = args_of<MmaArgs>(warp, lane).metadata;
   for (int lane = 0; lane < kWarp; ++lane) {
     const auto& args = args_of<MmaArgs>(warp, lane);
     const int g = lane / 4, t = lane % 4;
@@ -160,7 +113,7 @@ void gather(const Warp& warp, const Mma& shape, Operands& operands) {
       for (int e = 0; e < (words ? 1 : 2); ++e) {
         const int column = (words ? t : 2 * t + e) + r / 2 * span;
         const unsigned bits = words ? args.a[r] : args.a[r] >> (16 * e) & 0xffff;
-        const int k = sparse ? logical_column(warp, shape, row, column) : column;
+        const int k = sparse ? logical_column(warp, shape, metadata, row, column) : column;
         operands.a[row][k] = to_float(shape.type, bits);
       }
     }
@@ -190,6 +143,36 @@ void multiply(Warp& warp, uint32_t) {
 }
 
 }  // namespace
+
+float to_float(Operand type, unsigned bits) {
+  switch (type) {
+    case Operand::f16: return float(__builtin_bit_cast(_Float16, uint16_t(bits)));
+    case Operand::bf16: return __builtin_bit_cast(float, bits << 16);
+    case Operand::tf32: return __builtin_bit_cast(float, bits & 0xffffe000u);
+  }
+  return 0;
+}
+
+int logical_column(const Warp& warp, const Mma& shape, const unsigned* metadata, int row,
+                   int column) {
+  const bool pairs = shape.type == Operand::tf32;
+  const int group = pairs ? column : column / 2;  // four metadata bits each
+  // A word covers four groups of a row; a row of eight groups takes two neighbouring lanes.
+  const bool two_lanes = shape.k == (pairs ? 16 : 32);
+  const int lane = row % 8 * 4 + (two_lanes ? 2 * shape.selector + group / 4 : shape.selector);
+  const unsigned word = metadata[lane];
+  const unsigned bits = word >> (row / 8 * 16 + group % 4 * 4) & 0xf;
+  const unsigned first = bits & 3, second = bits >> 2;
+  if (pairs ? bits != 0b0100 && bits != 0b1110 : first >= second) {
+    const ActAs holder(warp.thread[lane]);
+    std::ostringstream text;
+    text << "gives metadata 0x" << std::hex << word << std::dec << ", whose bits for row " << row
+         << ", group " << group << " are no two columns in order" << at_line(self->code);
+    machine().fail(Check::sparse_metadata, text.str());
+  }
+  if (pairs) return 2 * group + (bits == 0b1110);
+  return 4 * group + int(column % 2 ? second : first);
+}
 
 void load_matrices(unsigned* registers, int count, bool transposed, unsigned row) {
   MatrixArgs args{registers, count, transposed, row};

@@ -246,8 +246,17 @@ bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place
 void Memory::access(const void* address, size_t bytes, bool aligned, Touch touch,
                     const void* return_address) {
   const auto p = reinterpret_cast<uintptr_t>(address);
-  if (p - reinterpret_cast<uintptr_t>(self->stack) < StackPool::kStackBytes) return;
+  if (p - reinterpret_cast<uintptr_t>(self->stack) < StackPool::kStackBytes) {
+    if (!self->watched.empty()) check_registers(p, bytes, touch, code_offset(return_address));
+    return;
+  }
   check(address, bytes, aligned, touch, code_offset(return_address));
+}
+
+// How many cells an access of `bytes` bytes at p covers.
+size_t Memory::elements(uintptr_t p, size_t bytes, const Place& place) {
+  const size_t skew = place.region ? (p - place.region->begin) % place.granule : 0;
+  return (skew + bytes + place.granule - 1) / place.granule;
 }
 
 void Memory::check(const void* address, size_t bytes, bool aligned, Touch touch, uint32_t code) {
@@ -263,8 +272,7 @@ void Memory::check(const void* address, size_t bytes, bool aligned, Touch touch,
   }
   Place place;
   if (!locate(p, bytes, touch, code, place)) return;
-  const size_t skew = place.region ? (p - place.region->begin) % place.granule : 0;
-  const size_t count = (skew + bytes + place.granule - 1) / place.granule;
+  const size_t count = elements(p, bytes, place);
   for (size_t i = 0; i < count; ++i, ++place.offset) {
     Cell& cell = place.cells[i];
     if (touch == Touch::read) check_read(cell, place, bytes, code);
@@ -276,15 +284,17 @@ void Memory::check(const void* address, size_t bytes, bool aligned, Touch touch,
 bool Memory::conflict(const Stamp& earlier, const Place& place, bool& other_block) const {
   const Machine& m = machine();
   if (earlier.group == m.group) {
-    other_block = m.threads[earlier.thread]->block != self->block;
+    other_block = m.owner(earlier.thread).block != self->block;
     return !m.ordered(*self, earlier.thread, earlier.clock);
   }
   // Shared memory of an earlier cluster is gone; a tensor outlives it.
   other_block = true;
-  return place.region && earlier.group >= m.first_group;
+  return place.region && earlier.group >= m.first_group &&
+         !m.knows_cluster(earlier.group, earlier.thread, earlier.atomic ? 0 : earlier.clock);
 }
 
-void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t code) {
+// What is read has been written, has landed, and is ordered before.
+void Memory::check_written(Cell& cell, const Place& place, size_t bytes, uint32_t code) {
   Machine& m = machine();
   const bool written = place.region ? cell.write.group != 0 ||
                                           (uint8_t(place.region->access) & uint8_t(Access::read))
@@ -293,32 +303,39 @@ void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t c
     m.note(std::string(name(Check::uninitialised)) + ": " + m.describe(*self) + " reads " +
            describe(place) + ", which nothing has written" + at_line(code));
   }
-  if (cell.write.pending && cell.write.group == m.group)
+  if (cell.write.proxy == Proxy::pending && cell.write.group == m.group)
     report_conflict(cell.write, "async", "reads", "copies asynchronously to", place, bytes, code,
                     false);
   bool other_block = false;
   if (written && conflict(cell.write, place, other_block))
     report_conflict(cell.write, "read after write", "reads", "wrote", place, bytes, code,
                     other_block);
-  // Keep readers that a later writer might not have synchronised with: one that is ordered before
-  // this read is covered by it.
+}
+
+void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t code) {
+  check_written(cell, place, bytes, code);
+  remember_reader(cell, {machine().group, self->clock, code, self->id, false, Proxy::generic});
+}
+
+// Keeps readers that a later writer might not have synchronised with: one that is ordered before
+// this read is covered by it.
+void Memory::remember_reader(Cell& cell, const Stamp& reader) {
+  const Machine& m = machine();
   int slot = 1;
   for (int i = 0; i < 2; ++i) {
     const Stamp& r = cell.read[i];
-    const bool stale =
-        r.group != m.group || r.thread == self->id || m.ordered(*self, r.thread, r.clock);
-    if (stale) {
+    if (r.group != m.group || r.thread == reader.thread || m.ordered(*self, r.thread, r.clock)) {
       slot = i;
       break;
     }
   }
-  cell.read[slot] = {m.group, self->clock, code, self->id, false, false};
+  cell.read[slot] = reader;
 }
 
 void Memory::check_write(Cell& cell, const Place& place, size_t bytes, uint32_t code, bool atomic) {
   Machine& m = machine();
   bool other_block = false;
-  if (cell.write.pending && cell.write.group == m.group)
+  if (cell.write.proxy == Proxy::pending && cell.write.group == m.group)
     report_conflict(cell.write, "async", "writes", "copies asynchronously to", place, bytes, code,
                     false);
   if (!(atomic && cell.write.atomic) && cell.write.group != 0 &&
@@ -328,30 +345,7 @@ void Memory::check_write(Cell& cell, const Place& place, size_t bytes, uint32_t 
   for (const Stamp& r : cell.read)
     if (r.group != 0 && conflict(r, place, other_block))
       report_conflict(r, "write after read", "writes", "read", place, bytes, code, other_block);
-  cell.write = {m.group, self->clock, code, self->id, atomic, false};
-}
-
-// ---- Asynchronous copies -------------------------------------------------------------------
-
-void Memory::copy_async(void* to, const void* from, size_t bytes, const void* return_address) {
-  access(from, bytes, true, Touch::read, return_address);
-  access(to, bytes, true, Touch::land, return_address);
-  Place place;
-  locate(reinterpret_cast<uintptr_t>(to), bytes, Touch::land, code_offset(return_address), place);
-  for (size_t i = 0; i < bytes; ++i) place.cells[i].write.pending = true;
-  if (config().async == Async::early) std::memcpy(to, from, bytes);
-}
-
-void Memory::land(const Copy& copy, const void* return_address) {
-  if (config().async == Async::late) std::memcpy(copy.to, copy.from, copy.bytes);
-  Place place;
-  locate(reinterpret_cast<uintptr_t>(copy.to), copy.bytes, Touch::land, code_offset(return_address),
-         place);
-  for (size_t i = 0; i < copy.bytes; ++i) {
-    Stamp& w = place.cells[i].write;
-    w.pending = false;
-    w.clock = self->clock;
-  }
+  cell.write = {m.group, self->clock, code, self->id, atomic, Proxy::generic};
 }
 
 }  // namespace simt

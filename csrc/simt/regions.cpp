@@ -14,26 +14,36 @@ unsigned Memory::shared_address(const void* p, const void* return_address) {
   const size_t in_dynamic = address - reinterpret_cast<uintptr_t>(dynamic_);
   if (in_dynamic / kSlotBytes == self->block->rank) return unsigned(in_dynamic % kSlotBytes);
   const size_t in_static = address - reinterpret_cast<uintptr_t>(static_live_);
-  if (in_static < static_bytes_) return kStaticWindow + unsigned(in_static);
+  if (in_static < static_bytes_) return kDynamicBytes + unsigned(in_static);
   machine().fail(Check::out_of_bounds,
                  "takes the shared address of something that is not in its "
                  "block's shared memory" +
                      at_line(code_offset(return_address)));
 }
 
-void* Memory::at_shared(unsigned address, uint32_t code) {
+unsigned Memory::absolute_shared(unsigned address, uint32_t code) {
   const unsigned window = address >> kRankShift;
   const unsigned rank = window == 0 ? self->block->rank : window - 1;
-  const unsigned offset = address & ((1u << kRankShift) - 1);
   Machine& m = machine();
   if (rank >= m.cluster_blocks)
     m.fail(Check::out_of_bounds,
            "uses a shared address of no block of its cluster" + at_line(code));
-  if (rank != self->block->rank) m.visit(m.blocks[rank], code);
-  if (offset < kStaticWindow) return dynamic_shared(rank) + offset;
+  return (address & ((1u << kRankShift) - 1)) | (rank + 1) << kRankShift;
+}
+
+unsigned char* Memory::shared_bytes(unsigned absolute) {
+  const unsigned rank = rank_of(absolute), offset = absolute & ((1u << kRankShift) - 1);
+  if (offset < kDynamicBytes) return dynamic_shared(rank) + offset;
   unsigned char* base =
       rank == self->block->rank ? static_live_ : &static_images_[rank * static_bytes_];
-  return base + (offset - kStaticWindow);
+  return base + (offset - kDynamicBytes);
+}
+
+void* Memory::at_shared(unsigned address, uint32_t code) {
+  const unsigned absolute = absolute_shared(address, code);
+  const unsigned rank = rank_of(absolute);
+  if (rank != self->block->rank) machine().visit(machine().blocks[rank], code);
+  return shared_bytes(absolute);
 }
 
 unsigned Memory::map_shared(unsigned address, unsigned rank, const void* return_address) {
@@ -163,7 +173,8 @@ void Memory::report_conflict(const Stamp& earlier, const char* kind, const char*
                              const char* then, const Place& place, size_t bytes, uint32_t code,
                              bool other_block) {
   Machine& m = machine();
-  const bool async = earlier.pending;
+  // Data of an asynchronous copy, before or after it landed, that this thread has not waited for.
+  const bool async = earlier.proxy != Proxy::generic;
   const Check check = async                         ? Check::async_pending
                       : other_block && place.region ? Check::block_race
                                                     : Check::race;
@@ -173,10 +184,10 @@ void Memory::report_conflict(const Stamp& earlier, const char* kind, const char*
   if (!async) text << " (" << kind << ")";
   text << ": " << m.describe(*self) << " " << now << " " << describe(place) << " (an access of "
        << bytes << " bytes)" << at_line(code) << "\n  ";
-  if (earlier.group == m.group) text << m.describe(*m.threads[earlier.thread]);
+  if (earlier.group == m.group) text << m.describe(m.owner(earlier.thread));
   else text << "a thread of " << m.describe_cluster(earlier.group);
   text << " " << then << " it"
-       << (async ? ", and no wait has made it land" : ", and nothing orders the two")
+       << (async ? ", and no wait for it orders the two" : ", and nothing orders the two")
        << at_line(earlier.code);
   m.note(text.str());
 }

@@ -19,9 +19,13 @@ const char* name(Wait wait) {
     case Wait::ldmatrix: return "ldmatrix";
     case Wait::stmatrix: return "stmatrix";
     case Wait::mma: return "mma";
+    case Wait::wgmma: return "wgmma";
+    case Wait::setmaxnreg: return "setmaxnreg";
     case Wait::block: return "__syncthreads";
     case Wait::named_barrier: return "named_barrier_sync";
     case Wait::cluster: return "cluster_wait";
+    case Wait::mbarrier: return "mbarrier_wait";
+    case Wait::registers: return "setmaxnreg_inc, for registers";
   }
   return "";
 }
@@ -88,8 +92,7 @@ void Machine::finish_barrier(Block& block) {
   block.count_result = block.count;
   block.count = 0;
   if (block.cluster_waits > 0) {
-    const auto& clocks = cluster_clocks_[block.cluster_waits % 2];
-    for (size_t i = 0; i < thread_count; ++i) block.known[i] = std::max(block.known[i], clocks[i]);
+    join(block.known, cluster_clocks_[block.cluster_waits % 2]);
   }
   for (Thread* t : block.members) {
     block.known[t->id] = t->clock++;
@@ -164,12 +167,14 @@ void Machine::settle_after_exit(Thread& t) {
   if (block.live > 0 && block.arrived == block.live) finish_barrier(block);
   if (block.live == 0) {
     for (size_t i = 0; i < block.visits.size(); ++i) {
-      const bool over =
-          block.cluster_waits > 0 && cluster_clocks_[block.cluster_waits % 2][i] >= block.visits[i];
-      if (block.visits[i] > 0 && !over)
+      if (block.visits[i] == 0) continue;
+      const bool over = std::any_of(
+          block.members.begin(), block.members.end(),
+          [&](const Thread* member) { return ordered(*member, uint16_t(i), block.visits[i]); });
+      if (!over)
         fail(Check::cluster_protocol,
-             "is the last of its block to exit, without a cluster barrier since " +
-                 describe(*threads[i]) + " used the block's shared memory");
+             "is the last of its block to exit, and no cluster barrier or mbarrier says that " +
+                 describe(*threads[i]) + " has finished with the block's shared memory");
     }
   }
   if (cluster_blocks > 1 && t.cluster_arrivals == cluster_phases_) {
@@ -208,7 +213,15 @@ void Machine::cluster_arrive(const void* return_address) {
   if (cluster_blocks == 1)
     cluster_clocks_[0].resize(thread_count), cluster_clocks_[1].resize(thread_count);
   ++t.cluster_arrivals;
-  cluster_clocks_[t.cluster_arrivals % 2][t.id] = t.clock++;
+  Clocks& clocks = cluster_clocks_[t.cluster_arrivals % 2];
+  clocks[t.id] = t.clock++;
+  if (!agents_.empty()) {
+    clocks.resize(std::max(clocks.size(), thread_count + agents_.size()));
+    for (size_t i = thread_count; i < clocks.size(); ++i) {
+      for (const Clocks* known : {&t.block->known, &t.acquired})
+        if (i < known->size()) clocks[i] = std::max(clocks[i], (*known)[i]);
+    }
+  }
   ++cluster_arrived_;
   finish_cluster_phase();
 }
@@ -259,12 +272,69 @@ void Machine::acquire(Thread& t, const Clocks& clocks) const {
   t.news_for_warp = t.news_for_block = true;
 }
 
+// ---- Between blocks --------------------------------------------------------------------------
+
+void join(std::vector<Publication>& into, const Publication& one) {
+  for (Publication& known : into) {
+    if (known.group != one.group) continue;
+    join(known.clocks, one.clocks);
+    return;
+  }
+  into.push_back(one);
+}
+
+void Machine::fence_grid() {
+  Thread& t = *self;
+  for (Publication& one : t.seen) {
+    if (one.group == group) acquire(t, one.clocks);
+    else learnt_.push_back({std::move(one), t.id, t.clock});
+  }
+  t.seen.clear();
+  t.fenced.clear();
+  Publication own{group, {}};
+  release(t, own.clocks);
+  t.fenced.push_back(std::move(own));
+  for (const Learnt& learnt : learnt_)
+    if (ordered(t, learnt.by, learnt.at)) join(t.fenced, learnt.what);
+  ++t.clock;
+}
+
+void Machine::publish(const void* word) {
+  Thread& t = *self;
+  if (t.fenced.empty() && published_.empty()) return;
+  auto& published = published_[word];
+  for (const Publication& one : published) join(t.seen, one);
+  for (const Publication& one : t.fenced) join(published, one);
+}
+
+bool Machine::knows_cluster(uint32_t earlier, uint16_t other, uint32_t clock) const {
+  return std::any_of(learnt_.begin(), learnt_.end(), [&](const Learnt& learnt) {
+    const Clocks& clocks = learnt.what.clocks;
+    return learnt.what.group == earlier && other < clocks.size() && clocks[other] >= clock &&
+           ordered(*self, learnt.by, learnt.at);
+  });
+}
+
 bool Machine::ordered(const Thread& t, uint16_t other, uint32_t clock) const {
-  if (t.id == other || t.block->known[other] >= clock) return true;
-  const Thread& o = *threads[other];
-  if (o.warp == t.warp && t.warp->known[t.lane][o.lane] >= clock) return true;
-  if (other < t.acquired.size() && t.acquired[other] >= clock) return true;
-  return t.cluster_waits > 0 && cluster_clocks_[t.cluster_waits % 2][other] >= clock;
+  if (t.id == other) return true;
+  if (other >= thread_count && agents_[other - thread_count].of_warpgroup) {
+    for (uint16_t warp = 0; warp < 4; ++warp)
+      if (!knows(t, uint16_t(other + warp), clock)) return false;
+    return true;
+  }
+  if (other < thread_count) {
+    const Thread& o = *threads[other];
+    if (o.warp == t.warp && t.warp->known[t.lane][o.lane] >= clock) return true;
+  }
+  return knows(t, other, clock);
+}
+
+bool Machine::knows(const Thread& t, uint16_t other, uint32_t clock) const {
+  const auto covers = [&](const Clocks& clocks) {
+    return other < clocks.size() && clocks[other] >= clock;
+  };
+  return covers(t.block->known) || covers(t.acquired) ||
+         (t.cluster_waits > 0 && covers(cluster_clocks_[t.cluster_waits % 2]));
 }
 
 }  // namespace simt

@@ -24,6 +24,11 @@ enum class Check {
   cluster_protocol,
   barrier_protocol,
   sparse_metadata,
+  mbarrier_protocol,
+  proxy_fence,
+  bulk_copy,
+  wgmma_protocol,
+  setmaxnreg,
   index_bounds,
   launch,
 };

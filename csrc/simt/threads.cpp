@@ -215,10 +215,11 @@ int64_t reduce(Reduce kind, unsigned mask, int64_t value) {
 
 unsigned active_mask() { return ~self->warp->gone; }
 
-void fence() {}
+void fence() { machine().fence_grid(); }
 
 void atomic_access(void* p, int bytes) {
   memory().access(p, size_t(bytes), true, Touch::atomic, SIMT_CALLER);
+  machine().publish(p);
 }
 
 // ---- ptx/memory.h ----------------------------------------------------------------------------
@@ -266,7 +267,8 @@ void cp_async_wait(int pending_groups) {
   const int64_t landed = int64_t(self->commits) - pending_groups;
   auto first_left = std::find_if(copies.begin(), copies.end(),
                                  [&](const Copy& c) { return int64_t(c.group) >= landed; });
-  for (auto c = copies.begin(); c != first_left; ++c) memory().land(*c, SIMT_CALLER);
+  for (auto c = copies.begin(); c != first_left; ++c)
+    memory().land(*c, self->clock, code_offset(SIMT_CALLER));
   copies.erase(copies.begin(), first_left);
 }
 

@@ -26,7 +26,9 @@ if os.environ.get("FASTOPS_SIMT") != "1":
 SOURCES = [ROOT / "csrc" / "softmax" / "cuda", ROOT / "csrc" / "cuda" / "tile"]
 SYNC = re.compile(
     r"^\s*(?:ptx::)?(__syncthreads|__syncwarp|cluster_arrive|cluster_wait|cp_async_commit"
-    r"|cp_async_wait<\d+>|named_barrier_sync|named_barrier_arrive)\(.*\);\s*$"
+    r"|cp_async_wait<\d+>|named_barrier_sync|named_barrier_arrive|mbarrier_\w+|bulk_commit"
+    r"|bulk_wait(?:_read)?<\d+>|fence_proxy_async|fence_mbarrier_init|wgmma_(?:fence|commit)"
+    r"|wgmma_wait<\d+>)\(.*\);\s*$"
 )
 # Mutants that change nothing a program can see, with the reason.
 EQUIVALENT: dict[str, str] = {}

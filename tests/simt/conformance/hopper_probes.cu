@@ -1,10 +1,17 @@
-// sm_90: stmatrix.
+// sm_90: stmatrix, mbarriers, bulk and tensor copies, clusters.
+#include <iterator>
 #include <utility>
 
 #include "conformance/manual.h"
 #include "conformance/probe.h"
+#include "cuda/ptx/bulk_copy.cuh"
+#include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/memory.cuh"
+#include "cuda/ptx/registers.cuh"
 #include "cuda/ptx/stmatrix.cuh"
+#include "cuda/ptx/tma.cuh"
+#include "cuda/tensor_map.h"
 
 namespace conformance {
 namespace {
@@ -67,6 +74,439 @@ void add_stmatrix(std::vector<Probe>& probes) {
       {name + "_trans", 90, run_stmatrix<kCount, true>, manual_stmatrix<kCount, true>});
 }
 
+// ---- mbarrier --------------------------------------------------------------------------------
+
+// Two warps pass a number to and fro through both phases of two barriers.
+__global__ void parity_probe(unsigned* out) {
+  __shared__ __align__(8) uint64_t barriers[2];
+  __shared__ unsigned number;
+  const unsigned there = smem_addr(&barriers[0]), back = smem_addr(&barriers[1]);
+  if (threadIdx.x == 0) {
+    number = 0;
+    mbarrier_init(there, 1);
+    mbarrier_init(back, 32);
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  for (unsigned round = 0; round < 5; ++round) {
+    if (threadIdx.x < 32) {
+      if (threadIdx.x == 0) {
+        number = number * 3 + 1;
+        mbarrier_arrive(there);
+      }
+      mbarrier_wait(back, round % 2);
+    } else {
+      mbarrier_wait(there, round % 2);
+      out[round * 32 + threadIdx.x - 32] = number * 32 + threadIdx.x - 32;
+      mbarrier_arrive(back);
+    }
+  }
+}
+
+Words run_parity() {
+  const Array out = Array::output(160);
+  launch(parity_probe, 1, 64, 0, 1, out.data());
+  return out.words();
+}
+
+Words manual_parity() {
+  Words words;
+  for (uint32_t round = 0, number = 1; round < 5; ++round, number = number * 3 + 1)
+    for (uint32_t lane = 0; lane < 32; ++lane) words.push_back(number * 32 + lane);
+  return words;
+}
+
+// "The phase before the first": waiting for parity 1 of a fresh barrier returns at once. Bytes that
+// arrive before they are expected count.
+__global__ void early_bytes_probe(const unsigned* in, unsigned* out) {
+  __shared__ __align__(128) unsigned tile[32];
+  __shared__ __align__(8) uint64_t barrier;
+  const unsigned address = smem_addr(&barrier);
+  if (threadIdx.x == 0) {
+    mbarrier_init(address, 2);
+    fence_mbarrier_init();
+  }
+  __syncwarp();
+  mbarrier_wait(address, 1);
+  if (threadIdx.x == 0) {
+    bulk_load(smem_addr(tile), in, 64, address);
+    mbarrier_arrive_expect(address, 128);
+    bulk_load(smem_addr(tile + 16), in + 16, 64, address);
+  }
+  if (threadIdx.x == 1) mbarrier_arrive(address);
+  mbarrier_wait(address, 0);
+  out[threadIdx.x] = tile[threadIdx.x];
+}
+
+Words counting(size_t count) {
+  Words words(count);
+  for (size_t i = 0; i < count; ++i) words[i] = uint32_t(i * 7 + 3);
+  return words;
+}
+
+Words run_early_bytes() {
+  const Array in = Array::input(counting(32)), out = Array::output(32);
+  launch(early_bytes_probe, 1, 32, 0, 1, in.data(), out.data());
+  return out.words();
+}
+Words manual_early_bytes() { return counting(32); }
+
+// ---- Bulk copies -----------------------------------------------------------------------------
+
+// In, one word on, and out again.
+__global__ void bulk_probe(const unsigned* in, unsigned* out) {
+  __shared__ __align__(128) unsigned from[64], to[64];
+  __shared__ __align__(8) uint64_t barrier;
+  const unsigned address = smem_addr(&barrier);
+  if (threadIdx.x == 0) {
+    mbarrier_init(address, 1);
+    fence_mbarrier_init();
+    mbarrier_arrive_expect(address, 256);
+    bulk_load(smem_addr(from), in, 256, address);
+  }
+  __syncthreads();
+  mbarrier_wait(address, 0);
+  to[threadIdx.x] = from[(threadIdx.x + 1) % 64];
+  fence_proxy_async();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    bulk_store(out, smem_addr(to), 128);
+    bulk_commit();
+    bulk_store(out + 32, smem_addr(to + 32), 128);
+    bulk_commit();
+    bulk_wait_read<1>();
+    bulk_wait<0>();
+  }
+}
+
+Words run_bulk() {
+  const Array in = Array::input(counting(64)), out = Array::output(64);
+  launch(bulk_probe, 1, 64, 0, 1, in.data(), out.data());
+  return out.words();
+}
+
+Words manual_bulk() {
+  Words words = counting(64);
+  words.push_back(words[0]);
+  words.erase(words.begin());
+  return words;
+}
+
+// ---- Clusters --------------------------------------------------------------------------------
+
+// Two blocks. Each multicasts half of the input to both, sends its rank to the other with st.async
+// and copies a piece of its shared memory there.
+__global__ void multicast_probe(const unsigned* in, unsigned* out) {
+  __shared__ __align__(128) unsigned tile[64], mine[32], theirs[32];
+  __shared__ __align__(8) uint2 note;
+  __shared__ __align__(8) uint64_t barrier;
+  const unsigned address = smem_addr(&barrier), rank = cluster_rank(), other = 1 - rank;
+  if (threadIdx.x < 32) mine[threadIdx.x] = 100 * rank + threadIdx.x;
+  if (threadIdx.x == 0) {
+    mbarrier_init(address, 1);
+    fence_mbarrier_init();
+  }
+  fence_proxy_async();
+  cluster_arrive();
+  cluster_wait();
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect(address, 256 + 128 + 8);
+    bulk_load_multicast(smem_addr(tile + 32 * rank), in + 32 * rank, 128, address, 3);
+    const unsigned their_barrier = cluster_map(address, other);
+    st_async_64(cluster_map(smem_addr(&note), other), uint2{rank + 5, rank + 9}, their_barrier);
+    bulk_copy_to_cluster(cluster_map(smem_addr(theirs), other), smem_addr(mine), 128,
+                         their_barrier);
+  }
+  mbarrier_wait(address, 0);
+  unsigned* const here = out + blockIdx.x * 98;
+  here[threadIdx.x] = tile[threadIdx.x];
+  if (threadIdx.x < 32) here[64 + threadIdx.x] = theirs[threadIdx.x];
+  if (threadIdx.x == 0) {
+    here[96] = note.x;
+    here[97] = note.y;
+  }
+  cluster_arrive();
+  cluster_wait();
+}
+
+Words run_multicast() {
+  const Array in = Array::input(counting(64)), out = Array::output(196);
+  launch(multicast_probe, 2, 64, 0, 2, in.data(), out.data());
+  return out.words();
+}
+
+Words manual_multicast() {
+  Words words;
+  for (uint32_t other : {1u, 0u}) {
+    for (uint32_t word : counting(64)) words.push_back(word);
+    for (uint32_t i = 0; i < 32; ++i) words.push_back(100 * other + i);
+    words.push_back(other + 5);
+    words.push_back(other + 9);
+  }
+  return words;
+}
+
+// A barrier of block 0 that both blocks' threads complete.
+__global__ void remote_arrive_probe(unsigned* out) {
+  __shared__ __align__(8) uint64_t barrier;
+  __shared__ __align__(8) uint2 slots[32];
+  const unsigned address = smem_addr(&barrier);
+  if (threadIdx.x == 0) {
+    mbarrier_init(address, 32);
+    fence_mbarrier_init();
+  }
+  cluster_arrive();
+  cluster_wait();
+  if (cluster_rank() == 1) {
+    st_cluster_64(cluster_map(smem_addr(&slots[threadIdx.x]), 0), uint2{threadIdx.x * 3, 1u});
+    mbarrier_arrive_cluster(cluster_map(address, 0));
+  } else {
+    mbarrier_wait(address, 0);
+    out[threadIdx.x] = slots[31 - threadIdx.x].x;
+  }
+}
+
+Words run_remote_arrive() {
+  const Array out = Array::output(32);
+  launch(remote_arrive_probe, 2, 32, 0, 2, out.data());
+  return out.words();
+}
+Words manual_remote_arrive() {
+  Words words;
+  for (uint32_t i = 0; i < 32; ++i) words.push_back((31 - i) * 3);
+  return words;
+}
+
+// ---- Tensor copies ---------------------------------------------------------------------------
+
+// Tensors of 32-bit words (kWords) or of 16-bit elements, whose value is their position plus 1.
+struct TmaCase {
+  fastops::DType dtype;
+  int dims;
+  int size[5], box[5], at[5];
+  Swizzle swizzle;
+};
+constexpr fastops::DType kI32 = fastops::DType::i32, kF16 = fastops::DType::f16;
+constexpr TmaCase kTmaCases[] = {
+    {kI32, 2, {40, 9}, {8, 4}, {8, 2}, Swizzle::none},
+    {kI32, 2, {40, 9}, {8, 4}, {-3, -2}, Swizzle::none},
+    {kI32, 2, {40, 9}, {8, 16}, {4, -1}, Swizzle::b32},
+    {kF16, 2, {72, 20}, {32, 16}, {48, 10}, Swizzle::b64},
+    {kF16, 2, {72, 20}, {64, 16}, {8, 0}, Swizzle::b128},
+    {kF16, 2, {72, 20}, {64, 24}, {-5, -3}, Swizzle::b128},
+    {kI32, 3, {12, 5, 4}, {8, 3, 2}, {8, 3, -1}, Swizzle::none},
+    {kI32, 4, {12, 5, 4, 3}, {4, 2, 3, 2}, {4, 4, 2, 2}, Swizzle::none},
+    {kI32, 5, {8, 3, 3, 3, 3}, {4, 2, 2, 2, 2}, {4, 2, -1, 1, 2}, Swizzle::none},
+};
+constexpr int kTmaCount = int(std::size(kTmaCases));
+
+int bytes_of(const TmaCase& c) { return int(fastops::size_of(c.dtype)); }
+int64_t pitch_of(const TmaCase& c) { return (c.size[0] * bytes_of(c) + 15) / 16 * 16; }
+
+fastops::cuda::TensorMapSpec spec_of(const TmaCase& c, const void* data) {
+  fastops::cuda::TensorMapSpec spec{data, c.dtype, c.dims, {}, {}, {}, c.swizzle};
+  int64_t stride = pitch_of(c);
+  for (int d = 0; d < c.dims; ++d) {
+    spec.size[d] = c.size[d];
+    spec.box[d] = c.box[d];
+    if (d == 0) continue;
+    spec.stride[d] = stride;
+    stride *= c.size[d];
+  }
+  return spec;
+}
+
+size_t tensor_words(const TmaCase& c) {
+  int64_t bytes = pitch_of(c);
+  for (int d = 1; d < c.dims; ++d) bytes *= c.size[d];
+  return size_t(bytes / 4);
+}
+
+size_t box_words(const TmaCase& c) { return fastops::cuda::box_bytes(spec_of(c, nullptr)) / 4; }
+
+// The tensor's memory: 16-bit elements count in halves of a word. Padding is all ones.
+Words tensor_image(const TmaCase& c) {
+  Words words(tensor_words(c), 0xffffffffu);
+  const int per_row = int(pitch_of(c)) / bytes_of(c);
+  for (size_t i = 0; i < words.size() * 4 / size_t(bytes_of(c)); ++i) {
+    if (int(i) % per_row >= c.size[0]) continue;
+    const auto value = uint32_t(i + 1);
+    if (bytes_of(c) == 4) words[i] = value;
+    else words[i / 2] = (words[i / 2] & ~(0xffffu << (i % 2 * 16))) | value << (i % 2 * 16);
+  }
+  return words;
+}
+
+struct Coordinates {
+  int x[5];
+};
+
+template <int kDims>
+__global__ void tma_load_probe(const __grid_constant__ CUtensorMap map, Coordinates at,
+                               unsigned bytes, unsigned* out) {
+  FASTOPS_DYNAMIC_SHARED(raw);
+  __shared__ __align__(8) uint64_t barrier;
+  const unsigned address = smem_addr(&barrier), tile = smem_addr(raw);
+  if (threadIdx.x == 0) {
+    tma_prefetch(&map);
+    mbarrier_init(address, 1);
+    fence_mbarrier_init();
+    mbarrier_arrive_expect(address, bytes);
+    if constexpr (kDims == 2) tma_load(tile, &map, address, at.x[0], at.x[1]);
+    if constexpr (kDims == 3) tma_load(tile, &map, address, at.x[0], at.x[1], at.x[2]);
+    if constexpr (kDims == 4) tma_load(tile, &map, address, at.x[0], at.x[1], at.x[2], at.x[3]);
+    if constexpr (kDims == 5)
+      tma_load(tile, &map, address, at.x[0], at.x[1], at.x[2], at.x[3], at.x[4]);
+  }
+  __syncwarp();
+  mbarrier_wait(address, 0);
+  for (unsigned i = threadIdx.x; i < bytes / 4; i += 32)
+    out[i] = reinterpret_cast<const unsigned*>(raw)[i];
+}
+
+template <int kDims>
+__global__ void tma_store_probe(const __grid_constant__ CUtensorMap map, Coordinates at,
+                                const unsigned* in, unsigned bytes) {
+  FASTOPS_DYNAMIC_SHARED(raw);
+  for (unsigned i = threadIdx.x; i < bytes / 4; i += 32)
+    reinterpret_cast<unsigned*>(raw)[i] = in[i];
+  fence_proxy_async();
+  __syncwarp();
+  if (threadIdx.x == 0) {
+    const unsigned tile = smem_addr(raw);
+    if constexpr (kDims == 2) tma_store(&map, tile, at.x[0], at.x[1]);
+    if constexpr (kDims == 3) tma_store(&map, tile, at.x[0], at.x[1], at.x[2]);
+    if constexpr (kDims == 4) tma_store(&map, tile, at.x[0], at.x[1], at.x[2], at.x[3]);
+    if constexpr (kDims == 5) tma_store(&map, tile, at.x[0], at.x[1], at.x[2], at.x[3], at.x[4]);
+    bulk_commit();
+    bulk_wait<0>();
+  }
+}
+
+Coordinates coordinates(const TmaCase& c) {
+  Coordinates at{};
+  for (int d = 0; d < c.dims; ++d) at.x[d] = c.at[d];
+  return at;
+}
+
+template <int kCase>
+Words run_tma_load() {
+  constexpr TmaCase c = kTmaCases[kCase];
+  const Array tensor = Array::input(tensor_image(c), bytes_of(c)),
+              out = Array::output(box_words(c));
+  const CUtensorMap map = fastops::cuda::make_tensor_map(spec_of(c, tensor.data()));
+  launch(tma_load_probe<c.dims>, 1, 32, box_words(c) * 4, 1, map, coordinates(c),
+         unsigned(box_words(c) * 4), out.data());
+  return out.words();
+}
+
+template <int kCase>
+Words run_tma_store() {
+  constexpr TmaCase c = kTmaCases[kCase];
+  const Array in = Array::input(counting(box_words(c))),
+              tensor = Array::output(tensor_words(c), bytes_of(c));
+  const CUtensorMap map = fastops::cuda::make_tensor_map(spec_of(c, tensor.data()));
+  launch(tma_store_probe<c.dims>, 1, 32, box_words(c) * 4, 1, map, coordinates(c), in.data(),
+         unsigned(box_words(c) * 4));
+  return tensor.words();
+}
+
+// Visits each element of the box with its byte in shared memory and, or -1, in the tensor.
+template <typename Visit>
+void for_box(const TmaCase& c, const Visit& visit) {
+  const int bytes = bytes_of(c);
+  const int width = fastops::cuda::swizzle_bytes(c.swizzle) / 16;
+  const int row_elements = c.box[0], rows = int(box_words(c) * 4) / bytes / row_elements;
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < row_elements; ++column) {
+      int rest = row;
+      bool inside = c.at[0] + column >= 0 && c.at[0] + column < c.size[0];
+      int64_t global = (c.at[0] + column) * bytes, stride = pitch_of(c);
+      for (int d = 1; d < c.dims; ++d) {
+        const int at = c.at[d] + rest % c.box[d];
+        rest /= c.box[d];
+        inside = inside && at >= 0 && at < c.size[d];
+        global += at * stride;
+        stride *= c.size[d];
+      }
+      int shared = row * row_elements * bytes + column * bytes;
+      if (width > 1) {
+        const int chunk = swizzled_chunk(width, row, column * bytes / 16);
+        shared = (row * width + chunk) * 16 + column * bytes % 16;
+      }
+      visit(shared, inside ? global : -1);
+    }
+  }
+}
+
+uint32_t get(const Words& words, int64_t byte, int bytes) {
+  const uint32_t word = words[size_t(byte / 4)];
+  return bytes == 4 ? word : word >> (byte % 4 * 8) & 0xffffu;
+}
+
+void set(Words& words, int64_t byte, int bytes, uint32_t value) {
+  uint32_t& word = words[size_t(byte / 4)];
+  if (bytes == 4) word = value;
+  else word = (word & ~(0xffffu << (byte % 4 * 8))) | value << (byte % 4 * 8);
+}
+
+template <int kCase>
+Words manual_tma_load() {
+  constexpr TmaCase c = kTmaCases[kCase];
+  const Words tensor = tensor_image(c);
+  Words out(box_words(c), 0);
+  for_box(c, [&](int shared, int64_t global) {
+    set(out, shared, bytes_of(c), global < 0 ? 0 : get(tensor, global, bytes_of(c)));
+  });
+  return out;
+}
+
+template <int kCase>
+Words manual_tma_store() {
+  constexpr TmaCase c = kTmaCases[kCase];
+  const Words in = counting(box_words(c));
+  Words tensor(tensor_words(c), 0xdeadbeefu);
+  for_box(c, [&](int shared, int64_t global) {
+    if (global >= 0) set(tensor, global, bytes_of(c), get(in, shared, bytes_of(c)));
+  });
+  return tensor;
+}
+
+template <int... kCase>
+void add_tma(std::vector<Probe>& probes, std::integer_sequence<int, kCase...>) {
+  const auto add = [&](const char* what, int i, auto run, auto manual) {
+    probes.push_back(
+        {std::string(what) + "_" + std::to_string(kTmaCases[i].dims) + "d_case" + std::to_string(i),
+         90, run, manual});
+  };
+  (add("tma_load", kCase, run_tma_load<kCase>, manual_tma_load<kCase>), ...);
+  (add("tma_store", kCase, run_tma_store<kCase>, manual_tma_store<kCase>), ...);
+}
+
+// ---- setmaxnreg ------------------------------------------------------------------------------
+
+// One warpgroup gives registers up, the other takes them.
+__global__ void __launch_bounds__(256, 1) registers_probe(unsigned* out) {
+  if (threadIdx.x < 128) {
+    setmaxnreg_dec<40>();
+    out[threadIdx.x] = threadIdx.x;
+  } else {
+    setmaxnreg_inc<240>();
+    out[threadIdx.x] = 2 * threadIdx.x;
+  }
+}
+
+Words run_registers() {
+  const Array out = Array::output(256);
+  launch(registers_probe, 1, 256, 0, 1, out.data());
+  return out.words();
+}
+Words manual_registers() {
+  Words words;
+  for (uint32_t i = 0; i < 256; ++i) words.push_back(i < 128 ? i : 2 * i);
+  return words;
+}
+
 }  // namespace
 
 std::vector<Probe> hopper_probes() {
@@ -74,6 +514,13 @@ std::vector<Probe> hopper_probes() {
   add_stmatrix<1>(probes);
   add_stmatrix<2>(probes);
   add_stmatrix<4>(probes);
+  probes.push_back({"mbarrier_parity", 90, run_parity, manual_parity});
+  probes.push_back({"mbarrier_early_bytes", 90, run_early_bytes, manual_early_bytes});
+  probes.push_back({"bulk_copy", 90, run_bulk, manual_bulk});
+  probes.push_back({"cluster_multicast", 90, run_multicast, manual_multicast});
+  probes.push_back({"cluster_remote_arrive", 90, run_remote_arrive, manual_remote_arrive});
+  probes.push_back({"setmaxnreg", 90, run_registers, manual_registers});
+  add_tma(probes, std::make_integer_sequence<int, kTmaCount>());
   return probes;
 }
 

@@ -7,7 +7,8 @@ namespace conformance {
 
 std::vector<Probe> all_probes() {
   std::vector<Probe> probes = warp_probes();
-  for (Probe& probe : hopper_probes()) probes.push_back(std::move(probe));
+  for (auto more : {hopper_probes(), wgmma_probes()})
+    probes.insert(probes.end(), more.begin(), more.end());
   return probes;
 }
 

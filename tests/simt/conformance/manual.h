@@ -67,4 +67,37 @@ inline MetadataAt metadata_of(Type type, int k, int selector, int row, int colum
   return {group * 4 + (pair ? selector * 2 + column / half : selector), high + 4 * chunk};
 }
 
+// ---- Swizzles, and the shared-memory layouts of wgmma -------------------------------------------
+
+// The 16-byte chunk `chunk` of row `row` in a tile whose rows are `width` chunks (1: no swizzle).
+inline int swizzled_chunk(int width, int row, int chunk) {
+  if (width == 8) return chunk ^ row % 8;
+  if (width == 4) return chunk ^ row / 2 % 4;
+  if (width == 2) return chunk ^ row / 4 % 2;
+  return chunk;
+}
+
+// "Shared memory matrix layout": the matrix is made of swizzle atoms of 8 rows, in units of 16
+// bytes 8 x width for K-major, width x 8 for MN-major. `along_mn` and `along_k` are the bytes from
+// one atom to the next. Byte offset of element (mn, k) of `bytes` bytes.
+inline int atom_offset(bool mn_major, int width, int bytes, int mn, int k, int along_mn,
+                       int along_k) {
+  const int per_chunk = 16 / bytes;
+  const int row = mn_major ? k : mn, column = mn_major ? mn : k;
+  const int atom_columns = width * per_chunk;
+  const int in_atom = row % 8 * width * 16 +
+                      swizzled_chunk(width, row % 8, column % atom_columns / per_chunk) * 16 +
+                      column % per_chunk * bytes;
+  const int row_atom = row / 8, column_atom = column / atom_columns;
+  return in_atom + (mn_major ? row_atom * along_k + column_atom * along_mn
+                             : row_atom * along_mn + column_atom * along_k);
+}
+
+// Accumulator of wgmma m64nN: element i of thread `thread` of the warpgroup.
+inline At wgmma_accumulator(int thread, int i) {
+  const int warp = thread / 32, lane = thread % 32;
+  const At at = accumulator(lane, i % 4);
+  return {16 * warp + at.row, i / 4 * 8 + at.column};
+}
+
 }  // namespace conformance

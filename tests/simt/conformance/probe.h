@@ -26,6 +26,7 @@ struct Probe {
 
 std::vector<Probe> warp_probes();
 std::vector<Probe> hopper_probes();
+std::vector<Probe> wgmma_probes();
 std::vector<Probe> all_probes();
 
 // Small integers that look random, the same everywhere.
@@ -45,8 +46,11 @@ class Integers {
 // Words that a kernel reads or writes: the GPU's memory, or on the host a declared tensor.
 class Array {
  public:
-  static Array input(const Words& words) { return Array(words, true); }
-  static Array output(size_t count) { return Array(Words(count, 0xdeadbeefu), false); }
+  // Of elements of `bytes` bytes, for the checks of the host.
+  static Array input(const Words& words, int bytes = 4) { return Array(words, true, bytes); }
+  static Array output(size_t count, int bytes = 4) {
+    return Array(Words(count, 0xdeadbeefu), false, bytes);
+  }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
   Words words() const;
@@ -55,11 +59,9 @@ class Array {
   ~Array();
 
  private:
-  Array(const Words& words, bool read_only);
+  Array(const Words& words, bool read_only, int element_bytes);
   size_t count_;
   uint32_t* data_;
-  bool read_only_;
-  friend class Arrays;
 };
 
 template <typename... Params, typename... Args>
@@ -76,14 +78,13 @@ inline simt::Tensors*& declared() {
   return tensors;
 }
 
-inline Array::Array(const Words& words, bool read_only)
-    : count_(words.size()), read_only_(read_only) {
+inline Array::Array(const Words& words, bool read_only, int element_bytes) : count_(words.size()) {
   data_ = static_cast<uint32_t*>(aligned_alloc(1024, (count_ * 4 + 1023) / 1024 * 1024));
   for (size_t i = 0; i < count_; ++i) data_[i] = words[i];
   declared()->add({read_only ? "in" : "out",
                    data_,
                    count_ * 4,
-                   4,
+                   size_t(element_bytes),
                    read_only ? simt::Access::read : simt::Access::read_write,
                    false,
                    {},
@@ -94,8 +95,7 @@ inline Words Array::words() const { return Words(data_, data_ + count_); }
 
 #else
 
-inline Array::Array(const Words& words, bool read_only)
-    : count_(words.size()), read_only_(read_only) {
+inline Array::Array(const Words& words, bool, int) : count_(words.size()) {
   fastops::cuda::check(cudaMalloc(&data_, count_ * 4), "cudaMalloc");
   fastops::cuda::check(cudaMemcpy(data_, words.data(), count_ * 4, cudaMemcpyHostToDevice),
                        "cudaMemcpy");
