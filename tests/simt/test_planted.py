@@ -64,8 +64,8 @@ def test_every_check_has_a_planted_bug() -> None:
         "race", "block-race", "out-of-bounds", "misaligned", "uninitialised-read",
         "write-to-const", "divergent-barrier", "divergent-collective", "shuffle-source",
         "index-bounds", "foreign-stack", "async-pending", "cluster-protocol", "deadlock",
-        "unwritten", "barrier-protocol", "sparse-metadata", "mbarrier-protocol", "proxy-fence", "bulk-copy",
-        "wgmma-protocol", "setmaxnreg",
+        "unwritten", "barrier-protocol", "sparse-metadata", "mbarrier-protocol", "proxy-fence",
+        "bulk-copy", "wgmma-protocol", "setmaxnreg",
     }  # fmt: skip
 
 

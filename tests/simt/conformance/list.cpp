@@ -7,7 +7,7 @@ namespace conformance {
 
 std::vector<Probe> all_probes() {
   std::vector<Probe> probes = warp_probes();
-  for (auto more : {hopper_probes(), wgmma_probes()})
+  for (auto more : {hopper_probes(), tma_probes(), wgmma_probes()})
     probes.insert(probes.end(), more.begin(), more.end());
   return probes;
 }

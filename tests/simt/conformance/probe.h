@@ -26,6 +26,7 @@ struct Probe {
 
 std::vector<Probe> warp_probes();
 std::vector<Probe> hopper_probes();
+std::vector<Probe> tma_probes();
 std::vector<Probe> wgmma_probes();
 std::vector<Probe> all_probes();
 
@@ -42,6 +43,12 @@ class Integers {
  private:
   uint32_t state_;
 };
+
+inline Words counting(size_t count) {
+  Words words(count);
+  for (size_t i = 0; i < count; ++i) words[i] = uint32_t(i * 7 + 3);
+  return words;
+}
 
 // Words that a kernel reads or writes: the GPU's memory, or on the host a declared tensor.
 class Array {
