@@ -5,6 +5,7 @@
 #include <cstring>
 #include <sstream>
 
+#include "simt/counters.h"
 #include "simt/memory.h"
 #include "simt/ptx/bulk_copy.h"
 
@@ -115,6 +116,7 @@ void Engine::store(std::vector<BulkStore> pieces, uint32_t code) {
     piece.group = stores.commits;
     memory().read_shared_async(piece.from, piece.bytes, code, stores.agent, clock);
     memory().write_global_async(piece.to, piece.bytes, code);
+    if (counters().on) counters().bulk(piece.bytes, true, code);
     if (config().async == Async::early)
       std::memcpy(piece.to, memory().shared_bytes(piece.from), piece.bytes);
     stores.in_flight.push_back(piece);
@@ -185,6 +187,7 @@ void bulk_load(unsigned shared, const void* global, unsigned bytes, unsigned bar
   require_multiple("shared address", shared & 0xffffffu, 16, code);
   require_multiple("global address", reinterpret_cast<uintptr_t>(global), 16, code);
   memory().check(global, bytes, false, Touch::read, code);
+  if (counters().on) counters().bulk(bytes, false, code);
   const unsigned to = memory().absolute_shared(shared, code);
   const unsigned on = memory().absolute_shared(barrier, code);
   for (unsigned rank = 0; rank < (ranks ? machine().cluster_blocks : 1); ++rank) {

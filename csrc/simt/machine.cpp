@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "simt/async.h"
+#include "simt/counters.h"
 #include "simt/memory.h"
 
 namespace simt {
@@ -98,6 +99,7 @@ void Machine::run(const Grid& wanted, void (*entry)(const void*), const void* co
   context_ = context;
   findings = Findings();
   launched.emplace_back(grid.name);
+  counters().begin_launch(grid.name);
   const uint64_t block_threads = uint64_t(grid.block.x) * grid.block.y * grid.block.z;
   const uint64_t blocks_total = uint64_t(grid.grid.x) * grid.grid.y * grid.grid.z;
   cluster_blocks = grid.cluster ? grid.cluster : 1;
@@ -223,12 +225,14 @@ void Machine::run_cluster(uint64_t number) {
 
   Thread* first = next();
   self = first;
-  simt_switch(&main_stack_pointer_, first->stack_pointer);
+  switch_stack(&main_stack_pointer_, first->stack_pointer, first->stack);
   self = nullptr;
+  if (counters().on) counters().end_cluster();
 }
 
 // Each fiber runs one thread after another; the machine never unwinds it.
 void Machine::fiber_main() {
+  fiber_entered();
   Machine& m = machine();
   for (;;) {
     m.entry_(m.context_);
@@ -240,7 +244,7 @@ void Machine::fiber_main() {
     --m.live_;
     engine().require_settled(t);
     m.settle_after_exit(t);
-    if (m.live_ == 0) simt_switch(&t.stack_pointer, m.main_stack_pointer_);
+    if (m.live_ == 0) switch_stack(&t.stack_pointer, m.main_stack_pointer_, nullptr);
     else m.block_self();
   }
 }
@@ -285,7 +289,7 @@ void Machine::resume(Thread& t) {
   if (&t == &from) return;
   if (t.block != from.block) memory().switch_block(from.block, t.block);
   self = &t;
-  simt_switch(&from.stack_pointer, t.stack_pointer);
+  switch_stack(&from.stack_pointer, t.stack_pointer, t.stack);
 }
 
 void Machine::block_self() {
@@ -352,7 +356,7 @@ void Machine::abandon() {
   abandoned_ = true;
   fibers_stale_ = true;
   void* nowhere;
-  simt_switch(&nowhere, main_stack_pointer_);
+  switch_stack(&nowhere, main_stack_pointer_, nullptr);
   std::abort();
 }
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <sstream>
 
+#include "simt/counters.h"
 #include "simt/memory.h"
 #include "simt/ptx/ldmatrix.h"
 
@@ -56,6 +57,8 @@ void move_matrices(Warp& warp, uint32_t) {
   const auto [first_registers, count, transposed, first_row] = args_of<MatrixArgs>(warp, 0);
   unsigned char* rows[kWarp];
   resolve_rows(warp, count, touch, rows);
+  if (counters().on)
+    for (int i = 0; i < count; ++i) counters().matrix(rows + 8 * i, warp.thread[0]->code);
   for (int l = 0; l < kWarp; ++l) {
     const ActAs lane(warp.thread[l]);
     unsigned* registers = args_of<MatrixArgs>(warp, l).registers;

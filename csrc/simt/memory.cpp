@@ -9,6 +9,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "simt/counters.h"
+
 namespace simt {
 namespace {
 
@@ -103,6 +105,7 @@ void Memory::begin_launch(const void* args, size_t args_bytes) {
   }
   static_begin_ = static_bytes_;
   static_end_ = 0;
+  if (!kEveryAccessSeen) static_begin_ = 0, static_end_ = static_bytes_;
   last_ = nullptr;
 }
 
@@ -125,6 +128,12 @@ void Memory::switch_block(const Block* from, const Block* to) {
   unsigned char* live = static_live_ + static_begin_;
   if (from) std::memcpy(&static_images_[from->rank * static_bytes_ + static_begin_], live, bytes);
   std::memcpy(live, &static_images_[to->rank * static_bytes_ + static_begin_], bytes);
+}
+
+bool Memory::is_shared(uintptr_t p) const {
+  return p - reinterpret_cast<uintptr_t>(dynamic_) < kMaxCluster * kSlotBytes ||
+         p - reinterpret_cast<uintptr_t>(static_live_) < static_bytes_ ||
+         p - reinterpret_cast<uintptr_t>(static_images_.data()) < static_images_.size();
 }
 
 unsigned char* Memory::dynamic_shared(unsigned rank) { return dynamic_ + rank * kSlotBytes; }
@@ -219,9 +228,9 @@ bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place
   place.region = region;
   place.granule = region->element_bytes;
   place.offset = first;
-  if (!region->exists.empty()) {
+  if (!region->exists.empty() || region->nested) {
     for (size_t e = first; e <= last; ++e) {
-      if (region->exists[e]) continue;
+      if (has(*region, e)) continue;
       std::ostringstream text;
       text << verb(touch) << " " << bytes << " bytes of " << region->name << " + " << e
            << " elements, in a gap between its rows" << at_line(code);
@@ -250,7 +259,11 @@ void Memory::access(const void* address, size_t bytes, bool aligned, Touch touch
     if (!self->watched.empty()) check_registers(p, bytes, touch, code_offset(return_address));
     return;
   }
-  check(address, bytes, aligned, touch, code_offset(return_address));
+  const uint32_t code = code_offset(return_address);
+  check(address, bytes, aligned, touch, code);
+  if (!counters().on) return;
+  const bool shared = is_shared(p);
+  if (shared || find(p)) counters().touch(*self, p, bytes, shared, touch != Touch::read, code);
 }
 
 // How many cells an access of `bytes` bytes at p covers.
@@ -271,10 +284,17 @@ void Memory::check(const void* address, size_t bytes, bool aligned, Touch touch,
     machine().fail(Check::misaligned, text.str() + at_line(code));
   }
   Place place;
-  if (!locate(p, bytes, touch, code, place)) return;
+  if (!locate(p, bytes, touch, code, place) || !kEveryAccessSeen) return;
   const size_t count = elements(p, bytes, place);
+  Cell before;
   for (size_t i = 0; i < count; ++i, ++place.offset) {
     Cell& cell = place.cells[i];
+    // Neighbours mostly have one history, and then what is to be said of this one has been said.
+    if (i > 0 && std::memcmp(&cell, &before, sizeof(Cell)) == 0) {
+      cell = place.cells[i - 1];
+      continue;
+    }
+    before = cell;
     if (touch == Touch::read) check_read(cell, place, bytes, code);
     else check_write(cell, place, bytes, code, touch == Touch::atomic);
   }
@@ -295,6 +315,7 @@ bool Memory::conflict(const Stamp& earlier, const Place& place, bool& other_bloc
 
 // What is read has been written, has landed, and is ordered before.
 void Memory::check_written(Cell& cell, const Place& place, size_t bytes, uint32_t code) {
+  if (!kEveryAccessSeen) return;
   Machine& m = machine();
   const bool written = place.region ? cell.write.group != 0 ||
                                           (uint8_t(place.region->access) & uint8_t(Access::read))
@@ -333,6 +354,7 @@ void Memory::remember_reader(Cell& cell, const Stamp& reader) {
 }
 
 void Memory::check_write(Cell& cell, const Place& place, size_t bytes, uint32_t code, bool atomic) {
+  if (!kEveryAccessSeen) return;
   Machine& m = machine();
   bool other_block = false;
   if (cell.write.proxy == Proxy::pending && cell.write.group == m.group)

@@ -13,6 +13,14 @@
 
 namespace simt {
 
+// In AddressSanitizer's builds plain accesses do not arrive here (hooks.cpp), so that nothing can
+// be said of what was written when: bounds are checked, order and initialisation are not.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kEveryAccessSeen = false;
+#else
+inline constexpr bool kEveryAccessSeen = true;
+#endif
+
 enum class Touch : uint8_t { read, write, atomic, land };  // land: an asynchronous copy arriving
 
 // Who wrote: a thread's own instruction; an asynchronous copy that has landed, or is still to.
@@ -54,8 +62,10 @@ struct Region {
   bool must_be_written = false;
   size_t element_bytes = 1;
   std::vector<int64_t> sizes, strides;
-  std::vector<bool> exists;  // per element; empty: all do
-  Cells cells;               // per element, where written
+  std::vector<bool> exists;  // per element; empty: all do, or
+  bool nested = false;       // those that sizes and strides reach, strides falling over `by_stride`
+  std::vector<size_t> by_stride;
+  Cells cells;  // per element, where written
 };
 
 // A `__shared__` variable: where it is in the module's thread-local segment. A guard is the flag
@@ -66,6 +76,10 @@ struct StaticVariable {
   bool guard;
 };
 std::vector<StaticVariable> static_variables();  // by offset
+
+// The index of an element of `region` by greedy division with the strides; what is left over is 0
+// where there is such an element.
+int64_t index_of(const Region& region, size_t element, std::vector<int64_t>& index);
 
 class Memory {
  public:
@@ -94,6 +108,7 @@ class Memory {
   void check_registers(uintptr_t p, size_t bytes, Touch touch, uint32_t code);
 
   unsigned char* dynamic_shared(unsigned rank);
+  bool is_shared(uintptr_t p) const;
   unsigned shared_address(const void* p, const void* return_address);
   void* at_shared(unsigned address, uint32_t code);  // the generic pointer
   // The same address with its block's rank in it, whoever runs; and what is there.
@@ -137,6 +152,7 @@ class Memory {
   bool conflict(const Stamp& earlier, const Place& place, bool& other_block) const;
   void report_conflict(const Stamp& earlier, const char* kind, const char* now, const char* then,
                        const Place& place, size_t bytes, uint32_t code, bool other_block);
+  static bool has(const Region& region, size_t element);
   std::string element_name(const Region& region, size_t element) const;
   std::string describe(const Place& place) const;
 

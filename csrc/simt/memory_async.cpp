@@ -40,6 +40,7 @@ void Memory::locate_absolute(unsigned absolute, size_t bytes, Touch touch, uint3
 // The async proxy sees an ordinary store only after its thread's fence.
 void Memory::require_fence(const Stamp& write, const char* verb, const Place& place,
                            uint32_t code) {
+  if (!kEveryAccessSeen) return;
   Machine& m = machine();
   if (write.group != m.group || write.proxy != Proxy::generic) return;
   const Thread& writer = m.owner(write.thread);

@@ -57,6 +57,47 @@ unsigned Memory::map_shared(unsigned address, unsigned rank, const void* return_
 
 // ---- Tensors -------------------------------------------------------------------------------
 
+namespace {
+
+// Calls visit(offset) for each distinct element.
+template <typename Visit>
+void for_elements(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                  const Visit& visit) {
+  if (std::find(sizes.begin(), sizes.end(), 0) != sizes.end()) return;
+  std::vector<int64_t> index(sizes.size(), 0);
+  for (;;) {
+    int64_t offset = 0;
+    for (size_t d = 0; d < index.size(); ++d) offset += index[d] * strides[d];
+    visit(size_t(offset));
+    size_t d = index.size();
+    while (d > 0 && (strides[d - 1] == 0 || ++index[d - 1] == sizes[d - 1])) index[--d] = 0;
+    if (d == 0) return;
+  }
+}
+
+}  // namespace
+
+// A bit for each element of longer spans (rows gigabytes apart) would take too long to set.
+constexpr size_t kMostBits = size_t{1} << 26;
+
+int64_t index_of(const Region& region, size_t element, std::vector<int64_t>& index) {
+  index.assign(region.sizes.size(), 0);
+  int64_t rest = int64_t(element);
+  for (size_t d : region.by_stride) {
+    if (region.strides[d] == 0) continue;
+    index[d] = std::min(rest / region.strides[d], region.sizes[d] - 1);
+    rest -= index[d] * region.strides[d];
+  }
+  return rest;
+}
+
+bool Memory::has(const Region& region, size_t element) {
+  if (!region.exists.empty()) return region.exists[element];
+  if (!region.nested) return true;
+  std::vector<int64_t> index;
+  return index_of(region, element, index) == 0;
+}
+
 void Memory::add(const Tensor& tensor) {
   auto region = std::make_unique<Region>();
   region->name = tensor.name;
@@ -71,19 +112,15 @@ void Memory::add(const Tensor& tensor) {
   size_t distinct = 1;
   for (size_t d = 0; d < tensor.sizes.size(); ++d)
     if (tensor.strides[d] != 0) distinct *= size_t(tensor.sizes[d]);
-  if (!tensor.sizes.empty() && distinct < span) {
+  region->by_stride.resize(tensor.sizes.size());
+  for (size_t d = 0; d < region->by_stride.size(); ++d) region->by_stride[d] = d;
+  std::stable_sort(region->by_stride.begin(), region->by_stride.end(),
+                   [&](size_t a, size_t b) { return tensor.strides[a] > tensor.strides[b]; });
+  if (!tensor.sizes.empty() && distinct < span && span > kMostBits) {
+    region->nested = true;
+  } else if (!tensor.sizes.empty() && distinct < span) {
     region->exists.assign(span, false);
-    std::vector<int64_t> index(tensor.sizes.size(), 0);
-    for (size_t i = 0; i < distinct; ++i) {
-      int64_t offset = 0;
-      for (size_t d = 0; d < index.size(); ++d) offset += index[d] * tensor.strides[d];
-      region->exists[size_t(offset)] = true;
-      for (size_t d = index.size(); d-- > 0;) {
-        if (tensor.strides[d] == 0) continue;
-        if (++index[d] < tensor.sizes[d]) break;
-        index[d] = 0;
-      }
-    }
+    for_elements(tensor.sizes, tensor.strides, [&](size_t e) { region->exists[e] = true; });
   }
   for (size_t i = 0; i < regions_.size();) {
     Region& other = *regions_[i];
@@ -97,8 +134,10 @@ void Memory::add(const Tensor& tensor) {
       for (size_t e = 0; e < region->exists.size() && !other.exists.empty(); ++e)
         region->exists[e] = region->exists[e] || other.exists[e];
       if (other.exists.empty()) region->exists.clear();
+      region->nested = region->nested && other.nested;
     } else {
       region->exists.clear();
+      region->nested = false;
       region->sizes.clear();
       region->element_bytes = std::min(region->element_bytes, other.element_bytes);
     }
@@ -114,32 +153,29 @@ void Memory::add(const Tensor& tensor) {
 }
 
 void Memory::require_written() const {
+  if (!kEveryAccessSeen) return;
   for (const auto& region : regions_) {
     if (!region->must_be_written) continue;
-    const size_t count = (region->end - region->begin) / region->element_bytes;
-    for (size_t e = 0; e < count; ++e) {
-      if (!region->exists.empty() && !region->exists[e]) continue;
-      if (region->cells.data() && region->cells.data()[e].write.group != 0) continue;
+    const auto require = [&](size_t e) {
+      if (region->cells.data() && region->cells.data()[e].write.group != 0) return;
       throw std::runtime_error("simt: kernel " + std::string(machine().grid.name) + "\n" +
                                name(Check::unwritten) + ": no launch has written " +
                                element_name(*region, e));
+    };
+    if (region->nested) {
+      for_elements(region->sizes, region->strides, require);
+      continue;
     }
+    const size_t count = (region->end - region->begin) / region->element_bytes;
+    for (size_t e = 0; e < count; ++e)
+      if (region->exists.empty() || region->exists[e]) require(e);
   }
 }
 
 // "x[3, 17]", by greedy division with the strides; "x + 401 elements" where that is ambiguous.
 std::string Memory::element_name(const Region& region, size_t element) const {
-  std::vector<size_t> by_stride(region.sizes.size());
-  for (size_t d = 0; d < by_stride.size(); ++d) by_stride[d] = d;
-  std::stable_sort(by_stride.begin(), by_stride.end(),
-                   [&](size_t a, size_t b) { return region.strides[a] > region.strides[b]; });
-  std::vector<int64_t> index(by_stride.size(), 0);
-  int64_t rest = int64_t(element);
-  for (size_t d : by_stride) {
-    if (region.strides[d] == 0) continue;
-    index[d] = std::min(rest / region.strides[d], region.sizes[d] - 1);
-    rest -= index[d] * region.strides[d];
-  }
+  std::vector<int64_t> index;
+  const int64_t rest = index_of(region, element, index);
   std::ostringstream text;
   if (rest != 0 || index.empty()) {
     text << region.name << " + " << element << " elements";

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "simt/async.h"
+#include "simt/counters.h"
 #include "simt/memory.h"
 #include "simt/tensor_map.h"
 
@@ -91,6 +92,7 @@ void tensor_load(unsigned shared, const Box& box, unsigned barrier, unsigned ran
   flight.code = code;
   walk(map, box, to, [&](unsigned at, const void* from, uint32_t bytes) {
     if (from) memory().check(from, bytes, false, Touch::read, code);
+    if (from && counters().on) counters().bulk(bytes, false, code);
     flight.pieces.push_back({at, from, bytes});
     flight.bytes += bytes;
   });
