@@ -54,8 +54,8 @@ KNOWN_GAPS = {
 }
 
 
-# Left out where the CUDA kernels are emulated: sizes that are about threads, caches and sums of the CPU,
-# and would take the emulator minutes.
+# Left out where the CUDA kernels are emulated: sizes that are about threads, caches and sums of the
+# CPU, and would take the emulator minutes.
 NOT_EMULATED = {
     "test_determinism::test_threads",
     "test_large::test_outputs_larger_than_the_cache",

@@ -1,4 +1,4 @@
-"""Emulated kernels on NumPy arrays: fastops._native.simt_call, and what the counters say of them."""
+"""Emulated kernels on NumPy arrays: fastops._native.simt_call, and what the counters say."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_counts_see_bank_conflicts() -> None:
 
 def test_a_report_is_an_exception() -> None:
     a, b, out = operands(64)
-    with pytest.raises(RuntimeError, match="out-of-bounds: block.* reads 16 bytes of b \\+ "):
+    with pytest.raises(RuntimeError, match=r"out-of-bounds: block.* reads 16 bytes of b \+ "):
         _native.simt_call(PATH, "gemm", {"a": a, "b": b[:60]}, {"out": out})
 
 
