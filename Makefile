@@ -10,8 +10,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: bench test test-python test-isa test-native test-simt test-simt-all test-sanitize test-aarch64 test-wheel \
-        build build-bench lint format wheel clean
+.PHONY: bench test test-python test-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
+        conformance record-conformance build build-bench lint format wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -85,23 +85,33 @@ test-isa: build
 	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax || exit 1; \
 	done
 
-# The CUDA kernels, on the host (docs/simt.md).
+# The CUDA kernels, on the host (docs/simt.md): what is about them, then the families' ordinary tests.
 test-simt: build
 ifdef SIMT
+	@$(MAKE) --no-print-directory conformance
 	FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 $(PY) -m pytest -n $(JOBS) tests/simt
+	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
 else
 	@echo "test-simt: left out, no CUDA toolkit here (make CUDA=on test brings one)"
 endif
 
-# The ordinary softmax tests on the emulated CUDA kernels: some ten minutes, not part of `make test`.
-test-simt-all: test-simt
-	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
+# One-instruction kernels (tests/simt/conformance) as a program for a GPU, and what one leaves kept as
+# tests/simt/golden.json, which test-simt replays on the emulator.
+conformance: build
+	cmake --build $(BUILD) --target fastops_conformance
 
-# AddressSanitizer and UBSan over the native tests.
-test-sanitize: $(VENV)/.build
-	cmake -S . -B build/sanitize -G Ninja -DFASTOPS_NATIVE_TESTS=ON -DFASTOPS_SANITIZE=ON >/dev/null
+record-conformance: conformance
+	$(PY) -m tests.simt.record $(BUILD)/fastops_conformance
+
+# AddressSanitizer and UBSan over the native tests, and over emulated CUDA kernels.
+test-sanitize: $(VENV)/.build $(CUDA_DEPS)
+	$(CUDA_ENV) cmake -S . -B build/sanitize -G Ninja -DFASTOPS_NATIVE_TESTS=ON -DFASTOPS_SANITIZE=ON \
+	  -DFASTOPS_CUDA=off -DFASTOPS_SIMT=$(if $(SIMT),ON,OFF) >/dev/null
 	cmake --build build/sanitize
 	build/sanitize/fastops_native_tests
+ifdef SIMT
+	bash tests/simt/sanitize.sh build/sanitize/csrc/simt/simt_sanitize
+endif
 
 # The portable kernels on another architecture (Debian: g++-aarch64-linux-gnu, qemu-user).
 test-aarch64: $(VENV)/.build

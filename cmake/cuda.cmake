@@ -8,6 +8,10 @@ foreach(dtype f32 f64 f16 bf16)
 endforeach()
 # These use instructions of sm_90.
 set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu)
+# One-instruction kernels that run on a GPU and on the host (docs/simt.md).
+set(FASTOPS_CONFORMANCE_SOURCES tests/simt/conformance/list.cpp tests/simt/conformance/warp_probes.cu)
+set(FASTOPS_CONFORMANCE_SM90_SOURCES tests/simt/conformance/hopper_probes.cu
+    tests/simt/conformance/tma_probes.cu tests/simt/conformance/wgmma_probes.cu)
 
 if(NOT FASTOPS_TORCH_ROOT OR FASTOPS_CUDA STREQUAL "off")
   return()
@@ -95,3 +99,17 @@ add_custom_command(
   TARGET libfastops_cuda POST_BUILD VERBATIM COMMAND_EXPAND_LISTS
   COMMAND ${FASTOPS_PTXAS_REPORT} merge ${FASTOPS_OUTPUT}/libfastops_cuda.ptxas.json
           ${FASTOPS_CUDA_OBJECTS})
+
+# Not part of anything that ships: `make conformance` compiles it, `make record-conformance` runs it.
+if(FASTOPS_SM90_GENCODE)
+  set_source_files_properties(tests/simt/conformance/list.cpp PROPERTIES LANGUAGE CUDA)
+  add_library(fastops_conformance_sm90 OBJECT EXCLUDE_FROM_ALL ${FASTOPS_CONFORMANCE_SM90_SOURCES})
+  target_compile_options(fastops_conformance_sm90 PRIVATE ${FASTOPS_SM90_GENCODE})
+  add_executable(fastops_conformance EXCLUDE_FROM_ALL
+                 ${FASTOPS_CONFORMANCE_SOURCES} tests/simt/conformance/main.cu
+                 $<TARGET_OBJECTS:fastops_conformance_sm90>)
+  target_compile_options(fastops_conformance PRIVATE ${FASTOPS_GENCODE})
+  foreach(target fastops_conformance fastops_conformance_sm90)
+    target_include_directories(${target} PRIVATE tests/simt)
+  endforeach()
+endif()

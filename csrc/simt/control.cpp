@@ -1,6 +1,7 @@
 // What tests set and ask, through ctypes.
 #include <string>
 
+#include "simt/counters.h"
 #include "simt/launch.h"
 #include "simt/machine.h"
 
@@ -21,4 +22,14 @@ SIMT_EXPORT const char* simt_take_launches() {
   for (const std::string& name : simt::machine().launched) names += name + "\n";
   simt::machine().launched.clear();
   return names.c_str();
+}
+
+// From now on launches are counted, or not.
+SIMT_EXPORT void simt_count(int on) { simt::counters().on = on != 0; }
+
+// JSON: a list of the launches counted since the last call, each with its source lines.
+SIMT_EXPORT const char* simt_take_counts() {
+  static std::string text;
+  text = simt::counters().take();
+  return text.c_str();
 }

@@ -14,6 +14,11 @@ namespace simt {
 // `resume`. About 20 instructions; signal masks and floating-point control words are not switched.
 extern "C" void simt_switch(void** save, void* resume) noexcept;
 
+// The same for AddressSanitizer's builds, which must be told of the stack that is entered; a plain
+// switch elsewhere. `stack`: its lowest byte; null: the host's own.
+void switch_stack(void** save, void* resume, char* stack);
+void fiber_entered();  // the first thing on a new stack
+
 // Stacks in one mapping each, a guard page below; made when first needed and kept.
 class StackPool {
  public:

@@ -9,6 +9,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "simt/async.h"
+#include "simt/counters.h"
 #include "simt/memory.h"
 
 namespace simt {
@@ -97,6 +99,7 @@ void Machine::run(const Grid& wanted, void (*entry)(const void*), const void* co
   context_ = context;
   findings = Findings();
   launched.emplace_back(grid.name);
+  counters().begin_launch(grid.name);
   const uint64_t block_threads = uint64_t(grid.block.x) * grid.block.y * grid.block.z;
   const uint64_t blocks_total = uint64_t(grid.grid.x) * grid.grid.y * grid.grid.z;
   cluster_blocks = grid.cluster ? grid.cluster : 1;
@@ -123,6 +126,7 @@ void Machine::run(const Grid& wanted, void (*entry)(const void*), const void* co
     for (uint64_t i = clusters; i > 1; --i) std::swap(order_[i - 1], order_[random() % i]);
 
   abandoned_ = false;
+  published_.clear();
   first_group = group + 1;
   for (uint64_t i = 0; i < clusters && !abandoned_; ++i) run_cluster(order_[i]);
   if (!findings.empty()) throw std::runtime_error(findings.take(grid.name));
@@ -167,11 +171,20 @@ void Machine::prepare_fibers() {
 void Machine::run_cluster(uint64_t number) {
   ++group;
   memory().begin_cluster();
+  engine().begin_cluster();
+  agents_.clear();
+  learnt_.clear();
+  warpgroup_agents_.assign(warp_count, 0);
+  // What a block of this size can have at most; how many ptxas gave it is not known here.
+  const int launch_registers = std::min(255, 65536 / int(thread_count / cluster_blocks)) / 8 * 8;
   for (size_t w = 0; w < warp_count; ++w) {
     Warp& warp = *warps[w];
     warp.ready = warp.waiting = 0;
     warp.gone = 0xffffffffu;
     std::memset(warp.known, 0, sizeof(warp.known));
+    warp.registers = launch_registers;
+    warp.registers_set = false;
+    warp.wgmmas = {};
   }
   for (size_t i = 0; i < thread_count; ++i) {
     Thread& t = *threads[i];
@@ -181,6 +194,13 @@ void Machine::run_cluster(uint64_t number) {
     t.wait = Wait::nothing;
     t.commits = 0;
     t.copies.clear();
+    t.proxy_fence = 0;
+    t.stores = {};
+    t.watched.clear();
+    t.acquired.clear();
+    t.fenced.clear();
+    t.seen.clear();
+    t.news_for_warp = t.news_for_block = false;
     t.warp->ready |= lane_bit(t.lane);
     t.warp->gone &= ~lane_bit(t.lane);
   }
@@ -190,7 +210,11 @@ void Machine::run_cluster(uint64_t number) {
     block.live = block.threads;
     block.arrived = block.count = 0;
     block.cluster_waits = 0;
+    block.free_registers = 65536 - launch_registers * block.threads;
     block.known.assign(thread_count, 0);
+    for (NamedBarrier& barrier : block.named) {
+      if (barrier.arrived > 0) barrier = {};
+    }
     block.visits.assign(cluster_blocks > 1 ? thread_count : 0, 0);
   }
   cluster_arrived_ = 0;
@@ -201,12 +225,14 @@ void Machine::run_cluster(uint64_t number) {
 
   Thread* first = next();
   self = first;
-  simt_switch(&main_stack_pointer_, first->stack_pointer);
+  switch_stack(&main_stack_pointer_, first->stack_pointer, first->stack);
   self = nullptr;
+  if (counters().on) counters().end_cluster();
 }
 
 // Each fiber runs one thread after another; the machine never unwinds it.
 void Machine::fiber_main() {
+  fiber_entered();
   Machine& m = machine();
   for (;;) {
     m.entry_(m.context_);
@@ -216,8 +242,9 @@ void Machine::fiber_main() {
     t.warp->gone |= lane_bit(t.lane);
     --t.block->live;
     --m.live_;
+    engine().require_settled(t);
     m.settle_after_exit(t);
-    if (m.live_ == 0) simt_switch(&t.stack_pointer, m.main_stack_pointer_);
+    if (m.live_ == 0) switch_stack(&t.stack_pointer, m.main_stack_pointer_, nullptr);
     else m.block_self();
   }
 }
@@ -262,13 +289,42 @@ void Machine::resume(Thread& t) {
   if (&t == &from) return;
   if (t.block != from.block) memory().switch_block(from.block, t.block);
   self = &t;
-  simt_switch(&from.stack_pointer, t.stack_pointer);
+  switch_stack(&from.stack_pointer, t.stack_pointer, t.stack);
 }
 
 void Machine::block_self() {
   Thread* t = next();
+  // Nothing else can happen: now is the latest moment at which an asynchronous copy may land.
+  while (!t && engine().land_one()) t = next();
   if (!t) deadlock();
   resume(*t);
+}
+
+void Machine::park(Wait wait, uint32_t code) {
+  Thread& t = *self;
+  t.wait = wait;
+  t.code = code;
+  t.warp->ready &= ~lane_bit(t.lane);
+  t.warp->waiting |= lane_bit(t.lane);
+  block_self();
+}
+
+void Machine::wake(Thread& t) {
+  t.wait = Wait::nothing;
+  t.warp->waiting &= ~lane_bit(t.lane);
+  t.warp->ready |= lane_bit(t.lane);
+}
+
+uint16_t Machine::new_agents(const Thread& issuer, int count) {
+  const auto id = uint16_t(thread_count + agents_.size());
+  for (int i = 0; i < count; ++i) agents_.push_back({&issuer, count > 1});
+  return id;
+}
+
+uint16_t Machine::warpgroup_agents(const Warp& warp) {
+  uint16_t& first = warpgroup_agents_[size_t(warp.number - warp_of_block(warp) % 4)];
+  if (first == 0) first = new_agents(*warp.thread[0], 4);
+  return first;
 }
 
 // ---- Findings ------------------------------------------------------------------------------
@@ -288,17 +344,19 @@ std::string Machine::describe_cluster(uint32_t earlier) const {
   return text.str();
 }
 
-void Machine::fail(Check check, const std::string& text) {
-  findings.add(std::string(name(check)) + ": " + describe(*self) + " " + text);
+void Machine::fail(const Thread& t, Check check, const std::string& text) {
+  findings.add(std::string(name(check)) + ": " + describe(t) + " " + text);
   abandon();
 }
+
+void Machine::fail(Check check, const std::string& text) { fail(*self, check, text); }
 
 // Leaves every fiber where it stands; the next launch starts them afresh.
 void Machine::abandon() {
   abandoned_ = true;
   fibers_stale_ = true;
   void* nowhere;
-  simt_switch(&nowhere, main_stack_pointer_);
+  switch_stack(&nowhere, main_stack_pointer_, nullptr);
   std::abort();
 }
 
@@ -324,13 +382,15 @@ void Machine::deadlock() {
   for (unsigned rank = 0; rank < cluster_blocks; ++rank) {
     const Thread* first = nullptr;
     for (const Thread* t : blocks[rank].members) {
-      if (t->exited || t->wait == Wait::cluster) continue;
+      if (t->exited || t->wait > Wait::block) continue;
       if (first && (first->wait != t->wait || first->code != t->code))
         check = Check::divergent_collective;
       if (!first) first = t;
     }
   }
-  findings.add(std::string(name(check)) + ": no thread can go on" + waiting_threads());
+  const std::string why = engine().explain_deadlock();
+  if (!why.empty()) check = Check::mbarrier_protocol;
+  findings.add(std::string(name(check)) + ": no thread can go on" + why + waiting_threads());
   abandon();
 }
 

@@ -9,6 +9,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "simt/counters.h"
+
 namespace simt {
 namespace {
 
@@ -94,9 +96,16 @@ void Memory::begin_launch(const void* args, size_t args_bytes) {
   image_begin_ = module.begin;
   image_end_ = module.end;
   static_live_ = module.segment;
-  static_bytes_ = module.segment_bytes;
+  if (static_bytes_ != module.segment_bytes) {
+    static_bytes_ = module.segment_bytes;
+    static_variables_ = static_variables();
+    is_guard_.assign(static_bytes_, false);
+    for (const StaticVariable& v : static_variables_)
+      for (size_t i = 0; v.guard && i < v.bytes; ++i) is_guard_[v.offset + i] = true;
+  }
   static_begin_ = static_bytes_;
   static_end_ = 0;
+  if (!kEveryAccessSeen) static_begin_ = 0, static_end_ = static_bytes_;
   last_ = nullptr;
 }
 
@@ -119,6 +128,12 @@ void Memory::switch_block(const Block* from, const Block* to) {
   unsigned char* live = static_live_ + static_begin_;
   if (from) std::memcpy(&static_images_[from->rank * static_bytes_ + static_begin_], live, bytes);
   std::memcpy(live, &static_images_[to->rank * static_bytes_ + static_begin_], bytes);
+}
+
+bool Memory::is_shared(uintptr_t p) const {
+  return p - reinterpret_cast<uintptr_t>(dynamic_) < kMaxCluster * kSlotBytes ||
+         p - reinterpret_cast<uintptr_t>(static_live_) < static_bytes_ ||
+         p - reinterpret_cast<uintptr_t>(static_images_.data()) < static_images_.size();
 }
 
 unsigned char* Memory::dynamic_shared(unsigned rank) { return dynamic_ + rank * kSlotBytes; }
@@ -152,9 +167,9 @@ bool Memory::locate_shared(uintptr_t p, size_t bytes, Touch touch, uint32_t code
   }
   place.is_static = true;
   place.offset = in_static;
-  place.cells = static_cells_[place.rank].data() + in_static;
   static_begin_ = std::min(static_begin_, in_static);
   static_end_ = std::max(static_end_, in_static + bytes);
+  if (!is_guard_[in_static]) place.cells = static_cells_[place.rank].data() + in_static;
   return true;
 }
 
@@ -201,7 +216,7 @@ void Memory::outside(uintptr_t p, size_t bytes, Touch touch, uint32_t code) {
 }
 
 bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place& place) {
-  if (locate_shared(p, bytes, touch, code, place)) return true;
+  if (locate_shared(p, bytes, touch, code, place)) return place.cells != nullptr;
   Region* region = find(p);
   if (!region) {
     outside(p, bytes, touch, code);
@@ -213,9 +228,9 @@ bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place
   place.region = region;
   place.granule = region->element_bytes;
   place.offset = first;
-  if (!region->exists.empty()) {
+  if (!region->exists.empty() || region->nested) {
     for (size_t e = first; e <= last; ++e) {
-      if (region->exists[e]) continue;
+      if (has(*region, e)) continue;
       std::ostringstream text;
       text << verb(touch) << " " << bytes << " bytes of " << region->name << " + " << e
            << " elements, in a gap between its rows" << at_line(code);
@@ -240,8 +255,25 @@ bool Memory::locate(uintptr_t p, size_t bytes, Touch touch, uint32_t code, Place
 void Memory::access(const void* address, size_t bytes, bool aligned, Touch touch,
                     const void* return_address) {
   const auto p = reinterpret_cast<uintptr_t>(address);
-  if (p - reinterpret_cast<uintptr_t>(self->stack) < StackPool::kStackBytes) return;
+  if (p - reinterpret_cast<uintptr_t>(self->stack) < StackPool::kStackBytes) {
+    if (!self->watched.empty()) check_registers(p, bytes, touch, code_offset(return_address));
+    return;
+  }
   const uint32_t code = code_offset(return_address);
+  check(address, bytes, aligned, touch, code);
+  if (!counters().on) return;
+  const bool shared = is_shared(p);
+  if (shared || find(p)) counters().touch(*self, p, bytes, shared, touch != Touch::read, code);
+}
+
+// How many cells an access of `bytes` bytes at p covers.
+size_t Memory::elements(uintptr_t p, size_t bytes, const Place& place) {
+  const size_t skew = place.region ? (p - place.region->begin) % place.granule : 0;
+  return (skew + bytes + place.granule - 1) / place.granule;
+}
+
+void Memory::check(const void* address, size_t bytes, bool aligned, Touch touch, uint32_t code) {
+  const auto p = reinterpret_cast<uintptr_t>(address);
   if (aligned && (p & (bytes - 1)) != 0) {
     std::ostringstream text;
     text << verb(touch) << " " << bytes << " bytes at an address that is " << (p & (bytes - 1))
@@ -252,11 +284,17 @@ void Memory::access(const void* address, size_t bytes, bool aligned, Touch touch
     machine().fail(Check::misaligned, text.str() + at_line(code));
   }
   Place place;
-  if (!locate(p, bytes, touch, code, place)) return;
-  const size_t skew = place.region ? (p - place.region->begin) % place.granule : 0;
-  const size_t count = (skew + bytes + place.granule - 1) / place.granule;
+  if (!locate(p, bytes, touch, code, place) || !kEveryAccessSeen) return;
+  const size_t count = elements(p, bytes, place);
+  Cell before;
   for (size_t i = 0; i < count; ++i, ++place.offset) {
     Cell& cell = place.cells[i];
+    // Neighbours mostly have one history, and then what is to be said of this one has been said.
+    if (i > 0 && std::memcmp(&cell, &before, sizeof(Cell)) == 0) {
+      cell = place.cells[i - 1];
+      continue;
+    }
+    before = cell;
     if (touch == Touch::read) check_read(cell, place, bytes, code);
     else check_write(cell, place, bytes, code, touch == Touch::atomic);
   }
@@ -266,15 +304,18 @@ void Memory::access(const void* address, size_t bytes, bool aligned, Touch touch
 bool Memory::conflict(const Stamp& earlier, const Place& place, bool& other_block) const {
   const Machine& m = machine();
   if (earlier.group == m.group) {
-    other_block = m.threads[earlier.thread]->block != self->block;
+    other_block = m.owner(earlier.thread).block != self->block;
     return !m.ordered(*self, earlier.thread, earlier.clock);
   }
   // Shared memory of an earlier cluster is gone; a tensor outlives it.
   other_block = true;
-  return place.region && earlier.group >= m.first_group;
+  return place.region && earlier.group >= m.first_group &&
+         !m.knows_cluster(earlier.group, earlier.thread, earlier.atomic ? 0 : earlier.clock);
 }
 
-void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t code) {
+// What is read has been written, has landed, and is ordered before.
+void Memory::check_written(Cell& cell, const Place& place, size_t bytes, uint32_t code) {
+  if (!kEveryAccessSeen) return;
   Machine& m = machine();
   const bool written = place.region ? cell.write.group != 0 ||
                                           (uint8_t(place.region->access) & uint8_t(Access::read))
@@ -283,32 +324,40 @@ void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t c
     m.note(std::string(name(Check::uninitialised)) + ": " + m.describe(*self) + " reads " +
            describe(place) + ", which nothing has written" + at_line(code));
   }
-  if (cell.write.pending && cell.write.group == m.group)
+  if (cell.write.proxy == Proxy::pending && cell.write.group == m.group)
     report_conflict(cell.write, "async", "reads", "copies asynchronously to", place, bytes, code,
                     false);
   bool other_block = false;
   if (written && conflict(cell.write, place, other_block))
     report_conflict(cell.write, "read after write", "reads", "wrote", place, bytes, code,
                     other_block);
-  // Keep readers that a later writer might not have synchronised with: one that is ordered before
-  // this read is covered by it.
+}
+
+void Memory::check_read(Cell& cell, const Place& place, size_t bytes, uint32_t code) {
+  check_written(cell, place, bytes, code);
+  remember_reader(cell, {machine().group, self->clock, code, self->id, false, Proxy::generic});
+}
+
+// Keeps readers that a later writer might not have synchronised with: one that is ordered before
+// this read is covered by it.
+void Memory::remember_reader(Cell& cell, const Stamp& reader) {
+  const Machine& m = machine();
   int slot = 1;
   for (int i = 0; i < 2; ++i) {
     const Stamp& r = cell.read[i];
-    const bool stale =
-        r.group != m.group || r.thread == self->id || m.ordered(*self, r.thread, r.clock);
-    if (stale) {
+    if (r.group != m.group || r.thread == reader.thread || m.ordered(*self, r.thread, r.clock)) {
       slot = i;
       break;
     }
   }
-  cell.read[slot] = {m.group, self->clock, code, self->id, false, false};
+  cell.read[slot] = reader;
 }
 
 void Memory::check_write(Cell& cell, const Place& place, size_t bytes, uint32_t code, bool atomic) {
+  if (!kEveryAccessSeen) return;
   Machine& m = machine();
   bool other_block = false;
-  if (cell.write.pending && cell.write.group == m.group)
+  if (cell.write.proxy == Proxy::pending && cell.write.group == m.group)
     report_conflict(cell.write, "async", "writes", "copies asynchronously to", place, bytes, code,
                     false);
   if (!(atomic && cell.write.atomic) && cell.write.group != 0 &&
@@ -318,30 +367,7 @@ void Memory::check_write(Cell& cell, const Place& place, size_t bytes, uint32_t 
   for (const Stamp& r : cell.read)
     if (r.group != 0 && conflict(r, place, other_block))
       report_conflict(r, "write after read", "writes", "read", place, bytes, code, other_block);
-  cell.write = {m.group, self->clock, code, self->id, atomic, false};
-}
-
-// ---- Asynchronous copies -------------------------------------------------------------------
-
-void Memory::copy_async(void* to, const void* from, size_t bytes, const void* return_address) {
-  access(from, bytes, true, Touch::read, return_address);
-  access(to, bytes, true, Touch::land, return_address);
-  Place place;
-  locate(reinterpret_cast<uintptr_t>(to), bytes, Touch::land, code_offset(return_address), place);
-  for (size_t i = 0; i < bytes; ++i) place.cells[i].write.pending = true;
-  if (config().async == Async::early) std::memcpy(to, from, bytes);
-}
-
-void Memory::land(const Copy& copy, const void* return_address) {
-  if (config().async == Async::late) std::memcpy(copy.to, copy.from, copy.bytes);
-  Place place;
-  locate(reinterpret_cast<uintptr_t>(copy.to), copy.bytes, Touch::land, code_offset(return_address),
-         place);
-  for (size_t i = 0; i < copy.bytes; ++i) {
-    Stamp& w = place.cells[i].write;
-    w.pending = false;
-    w.clock = self->clock;
-  }
+  cell.write = {m.group, self->clock, code, self->id, atomic, Proxy::generic};
 }
 
 }  // namespace simt

@@ -76,11 +76,20 @@ const char* name(Check check) {
     case Check::shuffle_source: return "shuffle-source";
     case Check::deadlock: return "deadlock";
     case Check::cluster_protocol: return "cluster-protocol";
+    case Check::barrier_protocol: return "barrier-protocol";
+    case Check::sparse_metadata: return "sparse-metadata";
+    case Check::mbarrier_protocol: return "mbarrier-protocol";
+    case Check::proxy_fence: return "proxy-fence";
+    case Check::bulk_copy: return "bulk-copy";
+    case Check::wgmma_protocol: return "wgmma-protocol";
+    case Check::setmaxnreg: return "setmaxnreg";
     case Check::index_bounds: return "index-bounds";
     case Check::launch: return "launch";
   }
   return "";
 }
+
+std::string module_path() { return image().path; }
 
 uint32_t code_offset(const void* return_address) {
   static const uintptr_t base = image().base;

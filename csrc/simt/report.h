@@ -22,6 +22,13 @@ enum class Check {
   shuffle_source,
   deadlock,
   cluster_protocol,
+  barrier_protocol,
+  sparse_metadata,
+  mbarrier_protocol,
+  proxy_fence,
+  bulk_copy,
+  wgmma_protocol,
+  setmaxnreg,
   index_bounds,
   launch,
 };
@@ -29,6 +36,7 @@ const char* name(Check check);
 
 // Offset of a code address in this module, and back to "file:line (function)" with the chain of
 // inlined callers. Needs addr2line (binutils); without it the bare offset.
+std::string module_path();  // of the library this runtime is in
 uint32_t code_offset(const void* return_address);
 std::string source_of(uint32_t code);
 std::string at_line(uint32_t code);  // source_of as a line of a report

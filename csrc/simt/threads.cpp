@@ -6,6 +6,7 @@
 
 #include "simt/machine.h"
 #include "simt/memory.h"
+#include "simt/ptx/barrier.h"
 #include "simt/ptx/cluster.h"
 #include "simt/ptx/cp_async.h"
 #include "simt/ptx/memory.h"
@@ -29,6 +30,26 @@ int sync_block_count(int predicate) {
   return self->block->count_result;
 }
 
+namespace {
+
+// What one lane has acquired (by an mbarrier, say) the others of its warp now know too.
+void spread_news(Warp& warp, uint32_t lanes) {
+  Clocks all;
+  for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+    Thread& t = *warp.thread[__builtin_ctz(rest)];
+    if (t.news_for_warp) join(all, t.acquired);
+    t.news_for_warp = false;
+  }
+  if (all.empty()) return;
+  for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+    Thread& t = *warp.thread[__builtin_ctz(rest)];
+    join(t.acquired, all);
+    t.news_for_block = true;
+  }
+}
+
+}  // namespace
+
 void sync_warp(unsigned mask) {
   machine().collective(
       Wait::sync_warp, mask, nullptr,
@@ -42,6 +63,7 @@ void sync_warp(unsigned mask) {
           const int lane = __builtin_ctz(rest);
           joined[lane] = warp.thread[lane]->clock++;
         }
+        spread_news(warp, lanes);
         for (uint32_t rest = lanes; rest; rest &= rest - 1)
           std::memcpy(warp.known[__builtin_ctz(rest)], joined, sizeof(joined));
       },
@@ -193,10 +215,11 @@ int64_t reduce(Reduce kind, unsigned mask, int64_t value) {
 
 unsigned active_mask() { return ~self->warp->gone; }
 
-void fence() {}
+void fence() { machine().fence_grid(); }
 
 void atomic_access(void* p, int bytes) {
   memory().access(p, size_t(bytes), true, Touch::atomic, SIMT_CALLER);
+  machine().publish(p);
 }
 
 // ---- ptx/memory.h ----------------------------------------------------------------------------
@@ -226,7 +249,7 @@ void store_8(void* p, uint2 value) { store(p, value, SIMT_CALLER); }
 
 unsigned shared_address(const void* p) { return memory().shared_address(p, SIMT_CALLER); }
 void* from_shared_address(unsigned address) {
-  return memory().from_shared_address(address, SIMT_CALLER);
+  return memory().at_shared(address, code_offset(SIMT_CALLER));
 }
 
 // ---- ptx/cp_async.h --------------------------------------------------------------------------
@@ -244,8 +267,15 @@ void cp_async_wait(int pending_groups) {
   const int64_t landed = int64_t(self->commits) - pending_groups;
   auto first_left = std::find_if(copies.begin(), copies.end(),
                                  [&](const Copy& c) { return int64_t(c.group) >= landed; });
-  for (auto c = copies.begin(); c != first_left; ++c) memory().land(*c, SIMT_CALLER);
+  for (auto c = copies.begin(); c != first_left; ++c)
+    memory().land(*c, self->clock, code_offset(SIMT_CALLER));
   copies.erase(copies.begin(), first_left);
+}
+
+// ---- ptx/barrier.h ---------------------------------------------------------------------------
+
+void named_barrier(int id, int threads, bool wait) {
+  machine().named_barrier(id, threads, wait, SIMT_CALLER);
 }
 
 // ---- ptx/cluster.h ---------------------------------------------------------------------------

@@ -35,7 +35,8 @@ SIMT_CALL unsigned vote(Vote kind, unsigned mask, int predicate);
 SIMT_CALL unsigned match_any(unsigned mask, uint64_t bits);
 SIMT_CALL int64_t reduce(Reduce kind, unsigned mask, int64_t value);
 SIMT_CALL unsigned active_mask();
-SIMT_CALL void fence();  // __threadfence: nothing to do, memory here is sequentially consistent
+SIMT_CALL void
+fence();  // __threadfence: memory is sequentially consistent, but what orders it counts
 // Checks an atomic access of `bytes` at p and orders it against other atomics.
 SIMT_CALL void atomic_access(void* p, int bytes);
 
@@ -113,7 +114,7 @@ SIMT_REDUCE(xor, bit_xor)
 #undef SIMT_REDUCE
 
 SIMT_INLINE void __threadfence() { simt::fence(); }
-SIMT_INLINE void __threadfence_block() { simt::fence(); }
+SIMT_INLINE void __threadfence_block() {}
 
 // Atomics. Only one fiber runs at a time, so the update itself is plain; it is done where the
 // sanitizer does not look, because atomic_access has checked it already.

@@ -6,12 +6,18 @@ Best of several; one thread. The floor of a launch is its switches and its check
 from __future__ import annotations
 
 import ctypes
+import json
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
+from fastops._lib import _native
 from tests.simt.simt_lib import library_path
+
+# What docs/simt.md promises: milliseconds of a 256^3 product, nanoseconds of a switch.
+GEMM_MS, SWITCH_NS = 100, 40
 
 
 def best_ms(call: Callable[[], object], repeats: int = 5) -> float:
@@ -23,11 +29,29 @@ def best_ms(call: Callable[[], object], repeats: int = 5) -> float:
     return min(times[1:]) * 1e3
 
 
+def gemm_ms(planted: str) -> float:
+    a, b = (np.random.randn(256, 256).astype(np.float16) for _ in range(2))
+    out = np.empty((256, 256), np.float32)
+    ms = best_ms(lambda: _native.simt_call(planted, "gemm", {"a": a, "b": b}, {"out": out}))
+    assert np.abs(out - a.astype(np.float64) @ b.T.astype(np.float64)).max() < 1e-3
+    return ms
+
+
 def main() -> None:
-    planted = ctypes.CDLL(str(library_path("simt_planted")))
+    path = str(library_path("simt_planted"))
+    planted = ctypes.CDLL(path)
     rounds = 20000
-    ms = best_ms(lambda: planted.planted_switch(rounds))
-    print(f"switch, __syncwarp included    {ms * 1e6 / (32 * rounds):6.1f} ns")
+    switch = best_ms(lambda: planted.planted_switch(rounds)) * 1e6 / (32 * rounds)
+    print(f"switch, __syncwarp included    {switch:6.1f} ns  (goal {SWITCH_NS})")
+    gemm = gemm_ms(path)
+    print(f"gemm 256^3, 64x64x32 tiles     {gemm:6.1f} ms  (goal {GEMM_MS})")
+    planted.simt_count(1)
+    print(f"the same, counted              {gemm_ms(path):6.1f} ms")
+    planted.simt_count(0)
+    planted.simt_take_counts.restype = ctypes.c_char_p
+    (launch, *_) = json.loads(planted.simt_take_counts())
+    conflicts = launch["wavefronts"] / launch["ideal_wavefronts"]
+    print(f"  its shared-memory wavefronts {conflicts:6.2f} x the least")
 
     torch.ops.load_library(str(library_path("libfastops_simt")))
     ops = torch.ops.fastops

@@ -1,16 +1,16 @@
 // Small kernels for tests/simt/planted.cu: good ones, and ones with a planted bug.
 #pragma once
 
-#include "simt/ptx/cluster.h"
-#include "simt/ptx/cp_async.h"
-#include "simt/ptx/memory.h"
-#include "simt/simt.h"
+#include "cuda/ptx/cluster.cuh"
+#include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/memory.cuh"
+#include "planted.h"
 
 namespace {
 
 using namespace fastops::ptx;
 
-constexpr int kThreads = 64;
+using planted::kThreads;
 constexpr unsigned kFull = 0xffffffffu;
 
 // ---- Good ------------------------------------------------------------------------------------

@@ -24,11 +24,14 @@ RULES = {
     r"__CUDA_ARCH__": ("choose by template argument or heuristic", ""),
     r"\bSIMT_HOST\b": (
         "kernels do not know where they run",
-        "cuda/ptx/|cuda/runtime.h|cuda/launch.h",
+        "cuda/ptx/|cuda/runtime.h|cuda/launch.h|cuda/tensor_map.h",
     ),
     r"#include\s*[<\"](torch|ATen|c10|cooperative_groups)": ("no torch, no cooperative groups", ""),
     r"#include\s*<cuda_runtime": ("include cuda/runtime.h", "cuda/runtime.h|cuda/launch.h"),
-    r"\bcuda[A-Z]\w+\(": ("runtime calls belong in csrc/cuda/launch.h", "cuda/launch.h"),
+    r"\bcuda[A-Z]\w+\(": (
+        "runtime calls belong in csrc/cuda/launch.h",
+        "cuda/launch.h|cuda/tensor_map.h",
+    ),
     r"extern\s+__shared__": ("use FASTOPS_DYNAMIC_SHARED", "cuda/runtime.h"),
     r"\bstd::atomic\b|\bcuda::atomic\b": ("use the atomic functions", "cuda/launch.h"),
 }
@@ -58,7 +61,11 @@ def test_kernel_file(path: Path) -> None:
 
 def test_two_synchronisations_never_share_a_line() -> None:
     """A report names a line; the mutation test deletes one."""
-    sync = re.compile(r"__sync\w+\(|_sync\(|cluster_(?:arrive|wait)\(|cp_async_(?:wait|commit)")
+    sync = re.compile(
+        r"__sync\w+\(|_sync\(|cluster_(?:arrive|wait)\(|cp_async_(?:wait|commit)"
+        r"|named_barrier_|[ls][dt]matrix_x|mma_(?:sp_)?m\d|wgmma_(?:fence|commit|wait|ss|rs|sp)"
+        r"|mbarrier_(?!t)|bulk_(?:commit|wait)|fence_(?:proxy|mbarrier)"
+    )
     for path in KERNEL_FILES:
         if "ptx" in path.parts:
             continue

@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,26 @@ from tests.simt.simt_lib import ROOT, build_folder, library_path
 if os.environ.get("FASTOPS_SIMT") != "1":
     pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
 
-SOURCES = [ROOT / "csrc" / "softmax" / "cuda", ROOT / "csrc" / "cuda" / "tile"]
+
+@dataclass(frozen=True)
+class Family:
+    """What a family of kernels adds here: its folder under csrc, and who runs all its kernels."""
+
+    folder: str
+    workload: str  # beside this file: `python WORKLOAD LIBRARY` prints the first report, or nothing
+
+
+# A new family gets the test by a line here.
+FAMILIES = [Family("softmax/cuda", "mutant_workload.py")]
+CSRC = ROOT / "csrc"
+SHARED = CSRC / "cuda" / "tile"  # belongs to every family that includes it
 SYNC = re.compile(
     r"^\s*(?:ptx::)?(__syncthreads|__syncwarp|cluster_arrive|cluster_wait|cp_async_commit"
-    r"|cp_async_wait<\d+>)\(.*\);\s*$"
+    r"|cp_async_wait<\d+>|named_barrier_sync|named_barrier_arrive|mbarrier_\w+|bulk_commit"
+    r"|bulk_wait(?:_read)?<\d+>|fence_proxy_async|fence_mbarrier_init|wgmma_(?:fence|commit)"
+    r"|wgmma_wait<\d+>)\(.*\);\s*$"
 )
+INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 # Mutants that change nothing a program can see, with the reason.
 EQUIVALENT: dict[str, str] = {}
 
@@ -35,11 +51,11 @@ EQUIVALENT: dict[str, str] = {}
 def mutants() -> dict[str, tuple[Path, int]]:
     """ "file:line statement" -> where."""
     found = {}
-    for folder in SOURCES:
-        for path in sorted(folder.glob("*.cuh")):
+    for folder in [*(CSRC / family.folder for family in FAMILIES), SHARED]:
+        for path in sorted([*folder.glob("*.cuh"), *folder.glob("*.cu")]):
             for number, line in enumerate(path.read_text().split("\n")):
                 if SYNC.match(line):
-                    found[f"{path.name}:{number + 1} {line.strip()}"] = (path, number)
+                    found[f"{path.relative_to(CSRC)}:{number + 1} {line.strip()}"] = (path, number)
     return found
 
 
@@ -47,10 +63,10 @@ MUTANTS = mutants()
 
 
 def compile_commands() -> dict[str, list[str]]:
-    """Kernel file name -> its command in the emulated build."""
+    """Kernel file, from csrc -> its command in the emulated build."""
     entries = json.loads((build_folder() / "compile_commands.json").read_text())
     return {
-        Path(entry["file"]).name: shlex.split(entry["command"])
+        str(Path(entry["file"]).relative_to(CSRC)): shlex.split(entry["command"])
         for entry in entries
         if "fastops_simt_cuda.dir" in entry["command"]
     }
@@ -66,8 +82,8 @@ def link(objects: list[Path], output: Path) -> None:
     )  # fmt: skip
 
 
-def report_of(library: Path) -> str:
-    workload = Path(__file__).with_name("mutant_workload.py")
+def report_of(library: Path, family: Family) -> str:
+    workload = Path(__file__).with_name(family.workload)
     environment = {k: v for k, v in os.environ.items() if k != "FASTOPS_SIMT"}
     run = subprocess.run(
         [sys.executable, workload, library], capture_output=True, text=True, env=environment
@@ -76,13 +92,25 @@ def report_of(library: Path) -> str:
     return run.stdout
 
 
-def candidates(line: str, path: Path) -> list[str]:
-    """Kernel files in which the mutant may live, the likeliest first."""
-    if "cluster" in line:
-        return ["cluster.cu"]
-    if path.name == "walk.cuh":
-        return ["strided.cu", "forward_f32.cu", "backward_f32.cu"]
-    return ["forward_f32.cu", "cluster.cu", "backward_f32.cu", "strided.cu"]
+def includes(path: Path, header: Path) -> bool:
+    """Does `path` include `header`, directly or through other files of csrc?"""
+    found = INCLUDE.findall(path.read_text())
+    return any(
+        CSRC / name == header or ((CSRC / name).suffix == ".cuh" and includes(CSRC / name, header))
+        for name in found
+        if (CSRC / name).exists()
+    )
+
+
+def candidates(path: Path) -> list[tuple[Family, Path]]:
+    """Kernel files in which the mutant may live: fp32 first, where one has a file for itself."""
+    files = [
+        (family, source)
+        for family in FAMILIES
+        for source in sorted((CSRC / family.folder).glob("*.cu"))
+        if source == path or includes(source, path)
+    ]
+    return sorted(files, key=lambda f: ("f32" not in f[1].stem, f[1].stem))
 
 
 def test_there_are_mutants() -> None:
@@ -90,8 +118,9 @@ def test_there_are_mutants() -> None:
     assert set(EQUIVALENT) <= set(MUTANTS), "an equivalent mutant that no longer exists"
 
 
-def test_unchanged_kernels_give_no_report() -> None:
-    assert report_of(library_path("libfastops_simt")) == ""
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.folder)
+def test_unchanged_kernels_give_no_report(family: Family) -> None:
+    assert report_of(library_path("libfastops_simt"), family) == ""
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m not in EQUIVALENT])
@@ -99,7 +128,7 @@ def test_mutant_is_caught(mutant: str, tmp_path: Path) -> None:
     path, number = MUTANTS[mutant]
     lines = path.read_text().split("\n")
     lines[number] = ";"
-    overlay = tmp_path / path.relative_to(ROOT / "csrc")
+    overlay = tmp_path / path.relative_to(CSRC)
     overlay.parent.mkdir(parents=True)
     overlay.write_text("\n".join(lines))
 
@@ -109,15 +138,17 @@ def test_mutant_is_caught(mutant: str, tmp_path: Path) -> None:
         for target in ("runtime", "ops", "cuda")
     }
     commands = compile_commands()
-    for source in candidates(mutant, path):
-        command = commands[source]
-        new = tmp_path / f"{source}.o"
+    for family, source in candidates(path):
+        command = commands[str(source.relative_to(CSRC))]
+        new = tmp_path / f"{source.name}.o"
         command[command.index("-o") + 1] = str(new)
         command.insert(1, f"-I{tmp_path}")
+        if source == path:
+            command[command.index("-c") + 1] = str(overlay)
         subprocess.run(command, check=True, cwd=build_folder())
-        kernels = [o for o in kept["cuda"] if o.name != f"{source}.o"]
-        library = tmp_path / f"mutant_{Path(source).stem}.so"
+        kernels = [o for o in kept["cuda"] if not str(o).endswith(f"{family.folder}/{new.name}")]
+        library = tmp_path / f"mutant_{source.stem}.so"
         link([*kept["runtime"], *kept["ops"], *kernels, new], library)
-        if report_of(library):
+        if report_of(library, family):
             return
     pytest.fail(f"nothing noticed that {mutant} is gone")

@@ -173,7 +173,9 @@ def at_page_ends(dtype: torch.dtype) -> None:
                 for given in ({}, args):
                     expected = op(kind)(x.clone(), [dim], algorithm=algorithm, **given)
                     op(kind).out(x, [dim], algorithm=algorithm, **given, out=y)
-                    tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-30}
+                    # A row that starts at another alignment may be summed in another order.
+                    eps = 16 * torch.finfo(dtype).eps
+                    tolerance = {"rtol": eps, "atol": eps if kind == "log_softmax" else 1e-30}
                     torch.testing.assert_close(y, expected, **tolerance)
                     given = {k: v for k, v in given.items() if k != "bias"}
                     op(f"{kind}_backward").out(x, y, [dim], **given, out=dx)

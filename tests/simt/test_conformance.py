@@ -1,0 +1,53 @@
+"""Each emulated instruction against the PTX manual, and against a GPU once one is recorded.
+
+The probes (tests/simt/conformance) are one-instruction kernels on exact integers. `make
+record-conformance` runs them on a GPU and writes golden.json, which is replayed here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+
+import pytest
+
+from tests.simt.record import GOLDEN, NOT_RECORDED, unpack
+from tests.simt.simt_lib import library_path
+
+
+def load() -> ctypes.CDLL:
+    lib = ctypes.CDLL(str(library_path("simt_conformance")))
+    lib.conformance_name.restype = ctypes.c_char_p
+    lib.conformance_error.restype = ctypes.c_char_p
+    lib.conformance_words.restype = ctypes.POINTER(ctypes.c_uint32)
+    lib.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
+    return lib
+
+
+try:
+    LIB = load()
+    PROBES = {LIB.conformance_name(i).decode(): i for i in range(LIB.conformance_count())}
+except FileNotFoundError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+RECORD = json.loads(GOLDEN.read_text())
+
+
+def words(count: int) -> list[int]:
+    assert count >= 0, LIB.conformance_error().decode()
+    return LIB.conformance_words()[:count]
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_as_the_manual_says(probe: str) -> None:
+    expected = words(LIB.conformance_manual(PROBES[probe]))
+    assert len(set(expected)) > 1
+    for order, early in [(0, 0), (1, 1), (2, 0)]:
+        LIB.simt_configure(order, early, 5)
+        assert words(LIB.conformance_run(PROBES[probe])) == expected, (order, early)
+
+
+@pytest.mark.skipif(RECORD["device"] == NOT_RECORDED, reason="golden.json: not yet recorded")
+@pytest.mark.parametrize("probe", PROBES)
+def test_as_a_gpu_did(probe: str) -> None:
+    assert words(LIB.conformance_run(PROBES[probe])) == unpack(RECORD["probes"][probe])
