@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from tests.simt.record import GOLDEN, NOT_RECORDED, unpack
+from tests.simt.record import GOLDEN, NOT_RECORDED, parse, unpack
 from tests.simt.simt_lib import library_path
 
 
@@ -48,6 +48,17 @@ def test_as_the_manual_says(probe: str) -> None:
 
 
 @pytest.mark.skipif(RECORD["device"] == NOT_RECORDED, reason="golden.json: not yet recorded")
-@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("probe", RECORD["probes"])
 def test_as_a_gpu_did(probe: str) -> None:
     assert words(LIB.conformance_run(PROBES[probe])) == unpack(RECORD["probes"][probe])
+
+
+def test_a_recording_is_read_back() -> None:
+    lines = "device: NVIDIA H200\nmma: 00000001 ffffffff\nbulk_copy: 80000000\n"
+    record = parse(lines)
+    assert record["device"] == "NVIDIA H200"
+    probes = record["probes"]
+    assert {name: unpack(text) for name, text in probes.items()} == {
+        "mma": [1, 2**32 - 1],
+        "bulk_copy": [2**31],
+    }

@@ -31,10 +31,22 @@ class Family:
 
     folder: str
     workload: str  # beside this file: `python WORKLOAD LIBRARY` prints the first report, or nothing
+    # Part of a mutant's name -> kernel files to try first; a guess, which only saves time.
+    likely: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 # A new family gets the test by a line here.
-FAMILIES = [Family("softmax/cuda", "mutant_workload.py")]
+FAMILIES = [
+    Family(
+        "softmax/cuda",
+        "mutant_workload.py",
+        (
+            ("cluster_", ("cluster",)),
+            ("walk.cuh", ("strided", "forward_f32", "backward_f32")),
+            ("", ("forward_f32", "cluster", "backward_f32", "strided")),
+        ),
+    ),
+]
 CSRC = ROOT / "csrc"
 SHARED = CSRC / "cuda" / "tile"  # belongs to every family that includes it
 SYNC = re.compile(
@@ -102,15 +114,17 @@ def includes(path: Path, header: Path) -> bool:
     )
 
 
-def candidates(path: Path) -> list[tuple[Family, Path]]:
-    """Kernel files in which the mutant may live: fp32 first, where one has a file for itself."""
-    files = [
-        (family, source)
-        for family in FAMILIES
-        for source in sorted((CSRC / family.folder).glob("*.cu"))
-        if source == path or includes(source, path)
-    ]
-    return sorted(files, key=lambda f: ("f32" not in f[1].stem, f[1].stem))
+def candidates(mutant: str, path: Path) -> list[tuple[Family, Path]]:
+    """Kernel files in which the mutant may live, the likeliest first."""
+    files = []
+    for family in FAMILIES:
+        first = next((names for pattern, names in family.likely if pattern in mutant), ())
+        sources = sorted(
+            (CSRC / family.folder).glob("*.cu"),
+            key=lambda s: (first.index(s.stem) if s.stem in first else len(first), s.stem),
+        )
+        files += [(family, s) for s in sources if s == path or includes(s, path)]
+    return files
 
 
 def test_there_are_mutants() -> None:
@@ -138,7 +152,7 @@ def test_mutant_is_caught(mutant: str, tmp_path: Path) -> None:
         for target in ("runtime", "ops", "cuda")
     }
     commands = compile_commands()
-    for family, source in candidates(path):
+    for family, source in candidates(mutant, path):
         command = commands[str(source.relative_to(CSRC))]
         new = tmp_path / f"{source.name}.o"
         command[command.index("-o") + 1] = str(new)
