@@ -82,7 +82,7 @@ export OTHER_ISAS
 test-isa: build
 	@for isa in $$($(PY) -c "$$OTHER_ISAS"); do \
 	  echo "== FASTOPS_CPU_ISA=$$isa"; \
-	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax || exit 1; \
+	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax tests/merge || exit 1; \
 	done
 
 # The CUDA kernels, on the host (docs/simt.md).
@@ -93,9 +93,9 @@ else
 	@echo "test-simt: left out, no CUDA toolkit here (make CUDA=on test brings one)"
 endif
 
-# The ordinary softmax tests on the emulated CUDA kernels: some ten minutes, not part of `make test`.
+# The ordinary tests on the emulated CUDA kernels: some ten minutes, not part of `make test`.
 test-simt-all: test-simt
-	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
+	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax tests/merge
 
 # AddressSanitizer and UBSan over the native tests.
 test-sanitize: $(VENV)/.build

@@ -102,18 +102,12 @@ Partition make_partition(const char* op, const PartitionArgs& a, int64_t batch, 
 
 #ifdef FASTOPS_BACKEND_CUDA
 template <typename Params>
-void launch(const Params& p, const Tensor& like, void (*run)(const Params&, void*, void*)) {
+void launch(const Params& p, const Tensor& like, void (*run)(const Params&, void*)) {
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
-  std::optional<Tensor> scratch;  // freed into torch's stream-ordered allocator after the launch
-  void* workspace = nullptr;
-  if (const auto bytes = int64_t(cuda::workspace_bytes(p))) {
-    scratch = empty({(bytes + 7) / 8}, DType::f64, like);
-    workspace = scratch->data_ptr();
-  }
-  run(p, workspace, stream);
+  run(p, stream);
 }
 #define FASTOPS_RUN(name, p, like) launch(p, like, cuda::name)
 #elif defined(FASTOPS_BACKEND_SIMT)

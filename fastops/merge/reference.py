@@ -134,7 +134,7 @@ def plan_reference(
             and (threshold is None or scores[b, i] > threshold)
         ][: max(r, 0)]
         if order == "rest":
-            leaving = range(len(src[b]))
+            leaving = [i for i in range(len(src[b])) if exists[b][src[b][i]]]
         gone = {src[b][i] for i in leaving}
         staying = [i for i in range(len(src[b])) if src[b][i] not in gone]
         if order == "position":

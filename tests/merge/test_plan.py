@@ -257,3 +257,5 @@ def test_prune_with_padding():
     y, plan = fastops.prune_tokens(x, scores, 6, padding_mask=mask, return_plan=True)
     assert plan.lengths.tolist() == [4, 6]
     assert torch.equal(y[0, :4], x[0, :4]) and (y[0, 4:] == 0).all()
+    _, plan = fastops.prune_tokens(x, scores, 2, pool=1, padding_mask=mask, return_plan=True)
+    assert torch.equal(plan.map >= 0, ~mask)

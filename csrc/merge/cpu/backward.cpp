@@ -85,12 +85,12 @@ class RowGradient {
 
   void row(int64_t middle, int64_t o, const Members& members, double* dsize) const {
     const T* dy = row_at<const T>(dy_, sample_, middle, o);
-    if (members.count == 1) {
+    if (members.count == 1 && owns(members.at[0], o)) {
       T* dx = row_at<T>(dx_, sample_, middle, members.at[0]);
       copy_row(dy, dy_.stride[3], dx, x_.channels, false);
     } else if (members.count > 1) {
       if (p_.mode == Mode::max) max_row(middle, o, members, dy);
-      else mlerp_row(middle, members, dy, dsize);
+      else mlerp_row(middle, o, members, dy, dsize);
     }
   }
 
@@ -100,6 +100,10 @@ class RowGradient {
   }
   const T* token(int64_t middle, int64_t i) const {
     return row_at<const T>(x_, sample_, middle, i);
+  }
+  // A wrong plan may name a token in several rows: its gradient is that of the row in the map.
+  bool owns(int64_t i, int64_t o) const {
+    return p_.plan.map[sample_ * p_.plan.num_tokens + i] == o;
   }
   // body(c, lanes) over the channels.
   template <typename Body>
@@ -119,6 +123,7 @@ class RowGradient {
       }
       const V share = load(dy_, dy, c, lanes) / max(ties, V(S(1)));
       for (int64_t m = 0; m < members.count; ++m) {
+        if (!owns(members.at[m], o)) continue;
         const V x = load(x_, token(middle, members.at[m]), c, lanes);
         T* dx = row_at<T>(dx_, sample_, middle, members.at[m]);
         store_lanes(dx + c, select(x == y, share, V(S(0))), lanes, false);
@@ -140,7 +145,8 @@ class RowGradient {
     return root(hsum(squares));
   }
 
-  void mlerp_row(int64_t middle, const Members& members, const T* dy, double* dsize) const {
+  void mlerp_row(int64_t middle, int64_t o, const Members& members, const T* dy,
+                 double* dsize) const {
     S total = 0, longest = 0;
     for (int64_t m = 0; m < members.count; ++m) {
       total += weight(members.at[m]);
@@ -159,7 +165,8 @@ class RowGradient {
     const S length = root(hsum(squares));
     if (length == 0) {  // y is 0 whatever the tokens do
       for (int64_t m = 0; m < members.count; ++m)
-        zero_row(row_at<T>(dx_, sample_, middle, members.at[m]), x_.channels);
+        if (owns(members.at[m], o))
+          zero_row(row_at<T>(dx_, sample_, middle, members.at[m]), x_.channels);
       return;
     }
     const S dlongest = hsum(along) / length, scale = longest / length;
@@ -172,6 +179,7 @@ class RowGradient {
       ties += norm(token(middle, members.at[m])) == longest;
     for (int64_t m = 0; m < members.count; ++m) {
       const int64_t i = members.at[m];
+      if (!owns(i, o)) continue;
       const T* x = token(middle, i);
       T* dx = row_at<T>(dx_, sample_, middle, i);
       const V share(total != 0 ? weight(i) / total : S(0));
@@ -263,6 +271,7 @@ void by_row(const MergeBackwardParams& p, int64_t bytes) {
       for (int64_t o = 0; o < plan.num_out; ++o) {
         const Members members(plan, sample, o, filtered);
         for (int64_t m = 0; m < members.count; ++m) {
+          if (row_of(plan, sample, members.at[m]) != o) continue;
           named[members.at[m]] = 1;
           if (p.dmerged)
             dsize[members.at[m]] =

@@ -80,7 +80,7 @@ class Planner {
     for (int64_t i = 0; i < part_.num_src; ++i) {
       if (!merges_[i]) continue;
       const int64_t t = part_.src(sample_, i), j = matches_[i];
-      if (!in_range(t) || j < 0 || j >= part_.num_dst) continue;
+      if (!part_.present(sample_, t) || j < 0 || j >= part_.num_dst) continue;
       const int64_t to = part_.dst(sample_, j);
       if (in_range(to) && (p_.order == Order::position || map_[t] < 0)) map_[t] = map_[to];
     }
