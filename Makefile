@@ -20,6 +20,7 @@ PY := $(BIN)/python
 CUDA ?= auto
 BENCH ?=
 TEST ?=
+FAMILIES := tests/softmax tests/merge
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 export MAX_JOBS ?= $(JOBS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -82,7 +83,7 @@ export OTHER_ISAS
 test-isa: build
 	@for isa in $$($(PY) -c "$$OTHER_ISAS"); do \
 	  echo "== FASTOPS_CPU_ISA=$$isa"; \
-	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax || exit 1; \
+	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" $(FAMILIES) || exit 1; \
 	done
 
 # The CUDA kernels, on the host (docs/simt.md): what is about them, then the families' ordinary tests.
@@ -90,7 +91,7 @@ test-simt: build
 ifdef SIMT
 	@$(MAKE) --no-print-directory conformance
 	FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 $(PY) -m pytest -n $(JOBS) tests/simt
-	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
+	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" $(FAMILIES)
 else
 	@echo "test-simt: left out, no CUDA toolkit here (make CUDA=on test brings one)"
 endif

@@ -21,7 +21,7 @@ except ImportError:
 
 import torch
 
-from . import softmax
+from . import merge, softmax
 from .core import env, report
 from .core.bars import judge
 from .core.case import DTYPES, OURS, PEER, Accuracy, Case, Result, Workload
@@ -30,14 +30,16 @@ from .core.pool import Pool
 from .core.select import Density, Selection
 from .core.table import Printer, make_console, summarise
 from .core.timing import Effort, measure
-from .peers import compiled, triton_softmax
+from .peers import compiled, tomesd_package, triton_softmax
 
-FAMILIES: tuple[ModuleType, ...] = (softmax,)
+FAMILIES: tuple[ModuleType, ...] = (softmax, merge)
 PEERS = {
     "torch": "the eager op, output allocated beforehand",
     "copy": "a plain copy of the same tensor: a roof, not a rival",
     "compile": "torch.compile of the plain formula; compiles for seconds per shape",
     "triton": "the softmax of Triton's tutorial (GPU only)",
+    "embedding_bag": "torch's embedding_bag on a finished plan (merge)",
+    "tomesd": "tomesd from PyPI (merge)",
 }
 EFFORT = {
     Density.quick: Effort(0.15, min_rounds=5),
@@ -100,7 +102,9 @@ def select(args: argparse.Namespace) -> Selection:
         sys.exit("python -m bench: --device cuda, but torch sees no GPU")
     cores = env.cores()
     threads = tuple(args.threads or [t for t in (1, 2) if t <= cores])
-    default_peers = ["copy"] if device == "cpu" else ["copy", "compile", "triton"]
+    default_peers = ["copy", "embedding_bag", "tomesd"]
+    if device == "cuda":
+        default_peers += ["compile", "triton"]
     size = args.tensor_mb * (1 << 20) if args.tensor_mb else TENSOR_BYTES[device]
     density = Density.quick if args.quick else Density.full if args.shapes else Density.standard
     return Selection(
@@ -219,6 +223,7 @@ def _present_peers(console: Console, asked: Sequence[str], device: str) -> tuple
     missing = {
         "compile": compiled.why_missing(device),
         "triton": triton_softmax.why_missing(device),
+        "tomesd": tomesd_package.why_missing(),
     }
     for name in PEERS:
         if why := missing.get(name):

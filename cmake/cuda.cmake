@@ -1,7 +1,8 @@
 # libfastops_cuda: built where nvcc is found, or on demand. Needs no GPU and no CUDA torch.
 
 # Kernel sources, also read by the host emulation (csrc/simt), so set before any return.
-set(FASTOPS_CUDA_SOURCES csrc/softmax/cuda/dispatch.cu csrc/softmax/cuda/strided.cu)
+set(FASTOPS_CUDA_SOURCES csrc/softmax/cuda/dispatch.cu csrc/softmax/cuda/strided.cu
+  csrc/merge/cuda/match.cu csrc/merge/cuda/plan.cu csrc/merge/cuda/rows.cu)
 foreach(dtype f32 f64 f16 bf16)
   list(APPEND FASTOPS_CUDA_SOURCES csrc/softmax/cuda/forward_${dtype}.cu
                                    csrc/softmax/cuda/backward_${dtype}.cu)

@@ -1,11 +1,31 @@
 """Hand-written CUDA and CPU kernels as torch ops.
 
-softmax, log_softmax and logsumexp with masks, bias, lengths, causal masks and temperatures fused;
-of torch tensors, NumPy and CuPy arrays. The ops behind them are
-``torch.ops.fastops.*``; ``python -m fastops.info`` says what works here, and why the rest does not.
+softmax, log_softmax and logsumexp with masks, bias, lengths, causal masks and temperatures
+fused; token matching, merging and pruning; of torch tensors, NumPy and CuPy arrays. The ops behind
+them are ``torch.ops.fastops.*``; ``python -m fastops.info`` says what works here, and why the rest
+does not.
 """
 
+from .merge import (
+    MergePlan,
+    match_tokens,
+    merge_tokens,
+    prune_plan,
+    prune_tokens,
+    unmerge_tokens,
+)
 from .softmax import log_softmax, logsumexp, softmax
 
 __version__ = "0.1.0"  # as in pyproject.toml; a build in place has no metadata to read it from
-__all__ = ["__version__", "log_softmax", "logsumexp", "softmax"]
+__all__ = [
+    "MergePlan",
+    "__version__",
+    "log_softmax",
+    "logsumexp",
+    "match_tokens",
+    "merge_tokens",
+    "prune_plan",
+    "prune_tokens",
+    "softmax",
+    "unmerge_tokens",
+]

@@ -14,7 +14,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-OPS = ("softmax", "log_softmax", "logsumexp")
+OPS = (
+    *("softmax", "log_softmax", "logsumexp"),
+    *("token_match", "token_plan", "plan_compose", "token_select", "merge_tokens"),
+    "unmerge_tokens",
+)
 
 
 def _guarded(probe: Callable[[], Any]) -> Any:

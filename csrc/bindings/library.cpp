@@ -52,4 +52,37 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   ", ScalarType? dtype=None"
   m.def("logsumexp_backward(" FASTOPS_LSE_BACKWARD_ARGS ") -> Tensor");
   m.def("logsumexp_backward.out(" FASTOPS_LSE_BACKWARD_ARGS ", Tensor(a!) out) -> Tensor(a!)");
+
+  // Token merging (csrc/merge/merge.h says what each argument means). tokens: int32 [1 or B, N],
+  // the sources, then the destinations; without it every k-th token is a destination.
+#define FASTOPS_PARTITION_ARGS                                                           \
+  "Tensor? tokens=None, int num_src=0, int num_dst=0, int k=2, bool class_token=False, " \
+  "bool distill_token=False, Tensor? padding_mask=None"
+  m.def("token_match(Tensor metric, " FASTOPS_PARTITION_ARGS
+        ") -> (Tensor scores, Tensor matches)");
+  // order: 0 position, 1 reference, 2 rest.
+  m.def(
+      "token_plan(Tensor scores, Tensor matches, int num_tokens, int r, int "
+      "num_out, " FASTOPS_PARTITION_ARGS
+      ", float? threshold=None, int order=0) "
+      "-> (Tensor map, Tensor offsets, Tensor perm, Tensor lengths)");
+  m.def(
+      "plan_compose(Tensor map, Tensor? next, int num_out) "
+      "-> (Tensor map, Tensor offsets, Tensor perm)");
+  m.def(
+      "token_select(Tensor scores, int keep, int pool, bool class_token=False, "
+      "bool distill_token=False, Tensor? padding_mask=None) -> Tensor");
+  // mode: 0 mean, 1 sum, 2 max, 3 mlerp. Sizes are in the accumulation dtype.
+#define FASTOPS_PLAN_ARGS "Tensor map, Tensor offsets, Tensor perm"
+  m.def("merge_tokens(Tensor[] xs, " FASTOPS_PLAN_ARGS
+        ", Tensor? size, int mode) -> (Tensor[] ys, Tensor size, Tensor log_size)");
+  m.def("merge_tokens.out(Tensor[] xs, " FASTOPS_PLAN_ARGS
+        ", Tensor? size, int mode, *, Tensor(a!)[] out, Tensor(b!) size_out, "
+        "Tensor(c!) log_size_out) -> ()");
+  m.def("merge_tokens_backward(Tensor[] grads, Tensor[] xs, Tensor[] ys, " FASTOPS_PLAN_ARGS
+        ", Tensor? size, Tensor? merged, Tensor? grad_merged, int mode, bool size_grad) "
+        "-> (Tensor[] grads, Tensor grad_size)");
+  m.def("unmerge_tokens(Tensor y, " FASTOPS_PLAN_ARGS ", Tensor? residual=None) -> Tensor");
+  m.def("unmerge_tokens.out(Tensor y, " FASTOPS_PLAN_ARGS
+        ", Tensor? residual=None, *, Tensor(a!) out) -> ()");
 }

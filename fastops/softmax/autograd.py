@@ -15,16 +15,12 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.autograd import Function
 
+from .._autograd import apply as _apply
+from .._autograd import differentiated as _differentiated
+from .._autograd import redispatch as _redispatch
 from .._load import op as _op
 from . import formulas
 from .reference import participation
-
-
-def _differentiated(*tensors: Tensor | None) -> bool:
-    """Whether a derivative of any of the tensors may be wanted, backward or forward."""
-    if forward_ad._current_level >= 0:
-        return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _below(op, *args, **kwargs):
@@ -61,17 +57,6 @@ def call_logsumexp(op, x, dim, keepdim, *, bias, row_scale, **kwargs):
     if _differentiated(x, bias, row_scale):
         return _LogSumExp.apply(partial(_below, op), x, bias, row_scale, dim, keepdim, kwargs)
     return _below(op, x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
-
-
-def _apply(function: type[Function], *args):
-    """`function.apply` inside a dispatcher kernel, which sees one functorch level at a time;
-    Function.apply itself would refuse under torch.func, taking it for a call from outside."""
-    if not torch._C._are_functorch_transforms_active():
-        return function.apply(*args)
-    from torch._functorch.autograd_function import enable_single_level_autograd_function
-
-    with enable_single_level_autograd_function():
-        return super(Function, function).apply(*args)
 
 
 def _nested_forward_mode(jvp):
@@ -369,17 +354,3 @@ def logsumexp_backward(op):
         return _redispatch(op, keyset)(grad, x, lse, dim, **kwargs)
 
     return kernel
-
-
-def _redispatch(op, keyset):
-    """A call of the op below autograd, of this functorch level only: the levels outside still
-    differentiate, so neither their autograd keys nor their grad mode may be switched off here."""
-    below = keyset & torch._C._after_autograd_keyset
-    if not torch._C._are_functorch_transforms_active():
-        return partial(op.redispatch, below)
-
-    def call(*args, **kwargs):
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
-            return op.redispatch(below, *args, **kwargs)
-
-    return call

@@ -1,0 +1,127 @@
+"""Patched vision transformers against the same model with merging written out in plain PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bench.peers import tome as peer
+from fastops.integrations import timm as for_timm
+from fastops.integrations._vit import schedule
+
+
+def small_vit(**more):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=4, num_attention_heads=3, intermediate_size=64,
+        image_size=32, patch_size=4, **more,
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config).double().eval()
+
+
+def plain_tome(model, pixels, r):
+    """What the patch does, by the public algorithm, in its order of tokens."""
+    x, size = model.vit.embeddings(pixels), None
+    for layer in model.vit.layers:
+        a = layer.attention
+        split = [
+            p(layer.layernorm_before(x)).unflatten(-1, (3, 16)).transpose(1, 2)
+            for p in (a.q_proj, a.k_proj, a.v_proj)
+        ]
+        bias = None if size is None else size.log()[..., 0][:, None, None]
+        out = nn.functional.scaled_dot_product_attention(*split, attn_mask=bias)
+        x = x + a.o_proj(out.transpose(1, 2).flatten(2))
+        merge, _ = peer.tome(split[1].mean(1), r, class_token=True)
+        x, size = peer.weighted(merge, x, size)
+        x = x + layer.mlp(layer.layernorm_after(x))
+    return model.classifier(model.vit.layernorm(x)[:, 0]), size
+
+
+def test_transformers():
+    from fastops.integrations import transformers as patches
+
+    model, pixels = small_vit(), torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        before = model(pixels).logits
+        expected, size = plain_tome(model, pixels, 7)
+        assert patches.patch(model, r=7) is model
+        got = model(pixels)
+        torch.testing.assert_close(got.logits, expected)
+        state = model.token_merging
+        assert state.size.shape == (3, 65 - 28) and (state.size.sum(1) == 65).all()
+        assert torch.equal(state.size.sort(1).values, size[..., 0].sort(1).values)
+        assert state.source.num_tokens == 65 and (state.source.map[:, 0] == 0).all()
+        assert torch.equal(state.source.source(torch.float64).sum(-1), state.size)
+        torch.testing.assert_close(model(pixels).logits, got.logits)  # nothing is left over
+        with pytest.raises(ValueError, match="not patched"):
+            patches.patch(model, r=1)
+        patches.unpatch(model)
+        assert torch.equal(model(pixels).logits, before)
+    patches.patch(model, r=3)
+    model(pixels).logits.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    with pytest.raises(TypeError, match="expected a model with a ViT"):
+        patches.patch(nn.Linear(2, 2), r=1)
+
+
+class Attention(nn.Module):
+    """As timm's: one fused projection."""
+
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x, attn_mask=None):
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out = nn.functional.scaled_dot_product_attention(*qkv, attn_mask=attn_mask)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn, self.mlp = Attention(dim, heads), nn.Linear(dim, dim)
+        self.ls1 = self.ls2 = self.drop_path1 = self.drop_path2 = nn.Identity()
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Model(nn.Module):
+    """The parts of timm's VisionTransformer that the patch touches; timm itself does not import
+    beside a CPU build of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_prefix_tokens = 1
+        self.blocks = nn.Sequential(*(Block(24, 3) for _ in range(3)))
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
+def test_timm_blocks():
+    model, x = Model().double(), torch.randn(2, 33, 24, dtype=torch.float64)
+    before = model(x)
+    for_timm.patch(model, r=[5, 6])
+    assert model(x).shape == (2, 33 - 11, 24)
+    assert model.token_merging.r == [5, 6, 0]
+    for_timm.unpatch(model)
+    assert torch.equal(model(x), before)
+    for_timm.patch(model, r=0)
+    torch.testing.assert_close(model(x), before)
+
+
+def test_schedule():
+    assert schedule("f", 8, 3) == [8, 8, 8]
+    assert schedule("f", (8, 1.0), 5) == [0, 4, 8, 12, 16]
+    assert schedule("f", (8, -1.0), 5) == [16, 12, 8, 4, 0]
+    assert schedule("f", [1, 2], 4) == [1, 2, 0, 0]
+    with pytest.raises(ValueError, match="expected r >= 0"):
+        schedule("f", -1, 2)
+    with pytest.raises(TypeError, match="expected r to be an int"):
+        schedule("f", "8", 2)

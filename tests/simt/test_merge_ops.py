@@ -1,0 +1,88 @@
+"""The CUDA kernels of the merge family, run on the host through the real ops: the family's ordinary
+tests in three orders of threads, on small problems. `FASTOPS_SIMT=1 pytest tests/merge` runs all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import fastops
+from tests.merge import test_derivatives, test_match, test_merge, test_plan
+from tests.merge.problems import Problem, check_plan
+from tests.numerics import FLOATS
+from tests.simt.simt_lib import library_path
+
+if os.environ.get("FASTOPS_SIMT") != "1":
+    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
+
+torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
+LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
+LIB.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
+LIB.simt_take_launches.restype = ctypes.c_char_p
+ORDERS = {"ascending": 0, "descending": 1, "random": 2}
+
+
+@pytest.fixture(params=ORDERS, autouse=True)
+def order(request: pytest.FixtureRequest) -> Iterator[str]:
+    LIB.simt_configure(ORDERS[request.param], 0, 7)
+    LIB.simt_take_launches()
+    yield request.param
+    LIB.simt_configure(0, 0, 1)
+
+
+def launched() -> list[str]:
+    return [name for name in LIB.simt_take_launches().decode().split("\n") if name]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_match_kernel(dtype: torch.dtype) -> None:
+    for size in ((2, 7, 16), (1, 197, 65), (2, 131, 33)):
+        Problem(test_match.randn(*size, dtype=dtype)).check_match()
+    test_match.test_heads_are_averaged(dtype)
+    test_match.test_token_lists(dtype)
+    test_match.test_special_vectors(dtype)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+@pytest.mark.parametrize("rows", ["position", "reference"])
+def test_plan_kernel(levels: int | None, rows: str) -> None:
+    test_plan.test_token_plan(rows, levels, (True, True), 2)
+    test_plan.test_token_plan(rows, levels, (False, False), 5)
+    test_plan.test_token_plan_with_lists_and_padding(rows)
+    scores, matches = test_plan.random_scores(1, 700, 600, levels=levels)
+    for r in (0, 1, 300, 700):
+        args = (scores, matches, 1300, r, 1300)
+        part = {**test_match.shuffled(1, 1300, 700, 600)}
+        test_plan.same_plan(
+            test_plan.plan_of_scores(*args, part, order=rows), *args[:4], part, order=rows
+        )
+
+
+@pytest.mark.parametrize("pool", [0, 3])
+def test_select_kernel(pool: int) -> None:
+    test_plan.test_select(pool)
+
+
+@pytest.mark.parametrize("mode", test_merge.MODES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows(mode: str, dtype: torch.dtype) -> None:
+    test_merge.test_merge(dtype, mode, True)
+    test_derivatives.test_against_autograd_of_the_reference(dtype, mode)
+
+
+def test_three_launches() -> None:
+    x = test_match.randn(2, 50, 16)
+    plan = fastops.match_tokens(x, r=9, class_token=True)
+    fastops.merge_tokens((x, x.half(), x.double()), plan, size=torch.ones(2, 50))
+    assert launched() == ["merge match", "merge plan", "merge rows"]
+    check_plan(plan)
+
+
+@pytest.mark.parametrize("mode", range(4))
+def test_wild_plans(mode: int) -> None:
+    test_merge.test_wild_plans_stay_in_bounds(mode)
