@@ -82,7 +82,7 @@ export OTHER_ISAS
 test-isa: build
 	@for isa in $$($(PY) -c "$$OTHER_ISAS"); do \
 	  echo "== FASTOPS_CPU_ISA=$$isa"; \
-	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax || exit 1; \
+	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax tests/nm || exit 1; \
 	done
 
 # The CUDA kernels, on the host (docs/simt.md).

@@ -14,7 +14,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-OPS = ("softmax", "log_softmax", "logsumexp")
+OPS = (
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "nm_mask",
+    "nm_prune",
+    "nm_compress",
+    "nm_linear",
+)
 
 
 def _guarded(probe: Callable[[], Any]) -> Any:
