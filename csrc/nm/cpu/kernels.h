@@ -9,7 +9,7 @@ namespace fastops::nm::cpu {
 // stream_matmul: lanes are outputs, weights are read once; panel_matmul: lanes are rows
 #define FASTOPS_NM_KERNELS(isa)                \
   namespace isa {                              \
-  extern const int lanes;                      \
+  extern const int lanes, pitch;               \
   void stream_matmul(const MatmulParams& p);   \
   void panel_matmul(const MatmulParams& p);    \
   void weight_grad(const WeightGradParams& p); \
@@ -21,6 +21,7 @@ FASTOPS_NM_KERNELS(avx512)
 
 struct Kernels {
   int lanes;  // of VecF32
+  int pitch;  // bytes between the packed features of a panel
   void (*stream_matmul)(const MatmulParams&);
   void (*panel_matmul)(const MatmulParams&);
   void (*weight_grad)(const WeightGradParams&);

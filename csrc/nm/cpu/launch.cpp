@@ -8,7 +8,7 @@ namespace fastops::nm::cpu {
 
 const Kernels& kernels() {
 #define FASTOPS_TABLE(isa) \
-  Kernels { isa::lanes, isa::stream_matmul, isa::panel_matmul, isa::weight_grad }
+  Kernels { isa::lanes, isa::pitch, isa::stream_matmul, isa::panel_matmul, isa::weight_grad }
   static const Kernels chosen = [] {
     switch (fastops::cpu::active_isa()) {
 #ifdef FASTOPS_HAS_AVX512

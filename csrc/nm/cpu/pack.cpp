@@ -38,6 +38,19 @@ void pack_stream(const PackParams& p) {
   });
 }
 
+// One bit for each input of a tile.
+using Inputs = uint64_t;
+static_assert(kPanelInputs <= 64);
+
+int count(Inputs inputs) { return __builtin_popcountll(inputs); }
+
+// The lowest input of those left, which is taken.
+int take(Inputs& inputs) {
+  const int input = __builtin_ctzll(inputs);
+  inputs &= inputs - 1;
+  return input;
+}
+
 // A tile of the weight as bit masks: which inputs each output has, and where their values are.
 class Tile {
  public:
@@ -45,7 +58,7 @@ class Tile {
       : p_(p), layout_(layout), source_(size_t(kPanelOutputs) * kPanelInputs) {}
 
   void read(int64_t output_tile, int64_t input_tile) {
-    std::fill(inputs_, inputs_ + kPanelOutputs, 0);
+    std::fill(inputs_, inputs_ + kPanelOutputs, Inputs{0});
     const int64_t output = output_tile * kPanelOutputs, input = input_tile * kPanelInputs;
     const int64_t outputs = layout_.outputs_of(output_tile);
     const int64_t inputs = layout_.inputs_of(input_tile);
@@ -60,14 +73,14 @@ class Tile {
     }
   }
 
-  uint64_t inputs(int output) const { return inputs_[output]; }
+  Inputs inputs(int output) const { return inputs_[output]; }
   int32_t source(int output, int input) const {
     return source_[size_t(output) * kPanelInputs + size_t(input)];
   }
 
  private:
   void add(int output, int input, int32_t source) {
-    inputs_[output] |= uint64_t(1) << input;
+    inputs_[output] |= Inputs{1} << input;
     source_[size_t(output) * kPanelInputs + size_t(input)] = source;
   }
 
@@ -89,13 +102,13 @@ class Tile {
 
   const PackParams& p_;
   const PanelLayout& layout_;
-  uint64_t inputs_[kPanelOutputs];
+  Inputs inputs_[kPanelOutputs];
   std::vector<int32_t> source_;
 };
 
 struct Pair {
   int first, second;
-  uint64_t shared, first_rest, second_rest;
+  Inputs shared, first_rest, second_rest;
 };
 
 // Each output in turn takes of those left the one with which it shares the most inputs.
@@ -106,7 +119,7 @@ std::vector<Pair> match(const Tile& tile, int outputs) {
   while (!left.empty()) {
     const int first = left.back();
     left.pop_back();
-    const uint64_t a = tile.inputs(first);
+    const Inputs a = tile.inputs(first);
     if (left.empty()) {
       pairs.push_back({first, kPanelOutputs, 0, a, 0});
       break;
@@ -114,43 +127,45 @@ std::vector<Pair> match(const Tile& tile, int outputs) {
     size_t best = 0;
     int most = -1;
     for (size_t i = 0; i < left.size(); ++i) {
-      const int shared = __builtin_popcountll(a & tile.inputs(left[i]));
+      const int shared = count(a & tile.inputs(left[i]));
       if (shared > most) most = shared, best = i;
     }
-    const uint64_t b = tile.inputs(left[best]);
+    const Inputs b = tile.inputs(left[best]);
     pairs.push_back({first, left[best], a & b, a & ~b, b & ~a});
     left.erase(left.begin() + int64_t(best));
   }
   // Neighbours with equal counts: the loops of the kernel then run equally often.
-  std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& x, const Pair& y) {
-    return __builtin_popcountll(x.shared) < __builtin_popcountll(y.shared);
-  });
+  std::stable_sort(pairs.begin(), pairs.end(),
+                   [](const Pair& x, const Pair& y) { return count(x.shared) < count(y.shared); });
   return pairs;
 }
 
-// Writes a tile; the end of its weights.
-void emit(const Tile& tile, const std::vector<Pair>& pairs, PairHead* head, uint8_t* inputs,
+void emit(const Tile& tile, const std::vector<Pair>& pairs, PairHead* head, uint16_t* offset,
           int32_t* source) {
-  const auto each = [](uint64_t mask, auto f) {
-    for (; mask; mask &= mask - 1) f(__builtin_ctzll(mask));
-  };
-  const auto count = [](uint64_t mask) { return uint16_t(__builtin_popcountll(mask)); };
-  for (const Pair& pair : pairs) {
-    *head++ = {uint16_t(pair.first), uint16_t(pair.second), count(pair.shared),
-               count(pair.first_rest), count(pair.second_rest)};
-    each(pair.shared, [&](int i) {
-      *inputs++ = uint8_t(i);
-      *source++ = tile.source(pair.first, i);
-      *source++ = tile.source(pair.second, i);
-    });
-    each(pair.first_rest, [&](int i) {
-      *inputs++ = uint8_t(i);
-      *source++ = tile.source(pair.first, i);
-    });
-    each(pair.second_rest, [&](int i) {
-      *inputs++ = uint8_t(i);
-      *source++ = tile.source(pair.second, i);
-    });
+  const int pitch = kernels().pitch;
+  for (Pair pair : pairs) {
+    const int rest_a = count(pair.first_rest), rest_b = count(pair.second_rest);
+    const int apart = rest_a < rest_b ? rest_a : rest_b;
+    *head++ = {uint16_t(pair.first), uint16_t(pair.second),    uint16_t(count(pair.shared)),
+               uint16_t(apart),      uint16_t(rest_a - apart), uint16_t(rest_b - apart)};
+    const auto put = [&](int output, int input) { *source++ = tile.source(output, input); };
+    const auto one = [&](int output, Inputs& inputs) {
+      const int input = take(inputs);
+      *offset++ = uint16_t(input * pitch);
+      put(output, input);
+    };
+    while (pair.shared) {
+      const int input = take(pair.shared);
+      *offset++ = uint16_t(input * pitch);
+      put(pair.first, input);
+      put(pair.second, input);
+    }
+    for (int i = 0; i < apart; ++i) {
+      one(pair.first, pair.first_rest);
+      one(pair.second, pair.second_rest);
+    }
+    while (pair.first_rest) one(pair.first, pair.first_rest);
+    while (pair.second_rest) one(pair.second, pair.second_rest);
   }
 }
 
@@ -163,7 +178,7 @@ void pack_panels(const PackParams& p) {
     for (int64_t t = begin; t < end; ++t) {
       tile.read(t / out.input_tiles, t % out.input_tiles);
       start[t + 1] = 0;
-      for (int o = 0; o < kPanelOutputs; ++o) start[t + 1] += __builtin_popcountll(tile.inputs(o));
+      for (int o = 0; o < kPanelOutputs; ++o) start[t + 1] += count(tile.inputs(o));
     }
   });
   start[0] = 0;
@@ -174,8 +189,8 @@ void pack_panels(const PackParams& p) {
     Tile tile(p, out);
     for (int64_t t = begin; t < end; ++t) {
       tile.read(t / out.input_tiles, t % out.input_tiles);
-      emit(tile, match(tile, out.outputs_of(t / out.input_tiles)), out.heads(t), out.inputs_from(t),
-           p.source + start[t]);
+      emit(tile, match(tile, out.outputs_of(t / out.input_tiles)), out.heads(t),
+           out.offsets_from(t), p.source + start[t]);
     }
   });
 }
@@ -192,7 +207,7 @@ PackSizes pack_sizes(PackParams& p) {
     case Kind::panels_transposed: {
       const PanelLayout layout(p.weight, p.kind == Kind::panels_transposed);
       const int64_t kept = p.weight.out * p.weight.kept();
-      return {layout.inputs_at() + kept, kept};
+      return {layout.offsets_at() + 2 * kept, kept};
     }
     default: fail("fastops._nm_pack: no such packing on the CPU");
   }

@@ -36,16 +36,17 @@ struct StreamLayout {
 // The (possibly transposed) weight is cut into tiles of kPanelOutputs outputs by kPanelInputs
 // inputs. In a tile outputs go in pairs that share many inputs, so that a loaded input serves two.
 //
-// structure: int64 start[tiles + 1], then PairHead [tile][pair], then inputs uint8 from start[tile]
-//            on: per pair those shared, those of the first alone, those of the second alone.
-// weights:   from start[tile] on, per pair (first, second) of each shared input, the first's rest,
-//            the second's rest.
-// The inputs of a pair are fewer than its weights, so one start serves both.
+// structure: int64 start[tiles + 1], then PairHead [tile][pair], then offsets uint16 from
+//            start[tile] on: of the input in a packed panel, in bytes. Per pair those of inputs
+//            shared, then (first, second) of inputs apart, then the rest of either.
+// weights:   from start[tile] on, per pair (first, second) of each shared input, (first, second) of
+//            inputs apart, then the rest of either.
+// The offsets of a pair are fewer than its weights, so one start serves both.
 inline constexpr int kPanelOutputs = 256, kPanelInputs = 64;
 
 struct PairHead {
   uint16_t first, second;  // outputs of the tile; second == kPanelOutputs: none
-  uint16_t shared, first_rest, second_rest;
+  uint16_t shared, apart, first_rest, second_rest;
 };
 
 struct PanelLayout {
@@ -70,7 +71,7 @@ struct PanelLayout {
     return int(left < kPanelInputs ? left : kPanelInputs);
   }
   int64_t heads_at() const { return (tiles() + 1) * int64_t(sizeof(int64_t)); }
-  int64_t inputs_at() const { return heads_at() + tiles() * pairs * int64_t(sizeof(PairHead)); }
+  int64_t offsets_at() const { return heads_at() + tiles() * pairs * int64_t(sizeof(PairHead)); }
 };
 
 // The same, over a structure in memory.
@@ -83,7 +84,9 @@ struct PanelStructure : PanelLayout {
   PairHead* heads(int64_t tile) const {
     return reinterpret_cast<PairHead*>(bytes + heads_at()) + tile * pairs;
   }
-  uint8_t* inputs_from(int64_t tile) const { return bytes + inputs_at() + start()[tile]; }
+  uint16_t* offsets_from(int64_t tile) const {
+    return reinterpret_cast<uint16_t*>(bytes + offsets_at()) + start()[tile];
+  }
 };
 
 }  // namespace fastops::nm::cpu

@@ -2,8 +2,8 @@
 // is one broadcast that multiplies the packed feature it was kept for, and where two outputs of a
 // pair kept the same feature, it is loaded once for both: the load port is the narrow one.
 //
-// Order: a tile of outputs, along its inputs, every panel of rows. The weights of a tile then stay
-// in cache over the rows, the panel's 64 features in L1 over the outputs.
+// Order: a tile of outputs, a panel of rows, along the inputs. The sums of the tile stay in L2, 64
+// packed features of the panel in L1 over all outputs of the tile.
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "nm/cpu/epilogue.h"
@@ -22,46 +22,78 @@ constexpr int kMaxVectors = 8;  // of rows in a panel: two outputs' sums fill ha
 #else
 constexpr int kMaxVectors = 4;
 #endif
+constexpr int kPitch = kMaxVectors * kLanes * int(sizeof(float));  // of a packed feature
+static_assert(kPitch * kPanelInputs <= 1 << 16);
 constexpr int kTileWeights = kPanelOutputs * kPanelInputs;
+
+// Makes the compiler keep v in a register: it would rather load a value once for each use of it.
+inline VecF32 in_register(VecF32 v) {
+#if defined(FASTOPS_AVX512)
+  asm("" : "+v"(v.v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v.v));
+#endif
+  return v;
+}
 
 struct Panel {
   int64_t row, rows;
   int vectors;
-  int64_t x_at, sums_at;  // in floats
+  int64_t x_at;  // in floats
 
   int64_t width() const { return int64_t(vectors) * kLanes; }
 };
 
+// A packed feature by its offset in a panel of kMaxVectors.
+template <int kVectors>
+const float* at(const float* x, uint16_t offset) {
+  const char* from = reinterpret_cast<const char*>(x);
+  return reinterpret_cast<const float*>(from + uint32_t(offset) * kVectors / kMaxVectors);
+}
+
 // Sums of every pair of a tile over one panel. sums: [kPanelOutputs + 1][width].
 template <int kVectors>
-void add_tile(const PairHead* head, int64_t pairs, const uint8_t* input, const float* weight,
+void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const float* weight,
               const float* x, const float* next_x, float* sums, bool first_tile) {
   constexpr int kWidth = kVectors * kLanes;
   constexpr int kLinesPerPair = kPanelInputs * kWidth * 4 / 64 / (kPanelOutputs / 2);
   for (int64_t pair = 0; pair < pairs; ++pair, ++head) {
     for (int i = 0; i < kLinesPerPair; ++i)
       fastops::cpu::prefetch(next_x + (pair * kLinesPerPair + i) * 16);
+    for (int v = 0; v < kVectors; ++v) {  // the next pair's sums, into L1
+      __builtin_prefetch(sums + int64_t(head[1].first) * kWidth + v * kLanes, 1);
+      __builtin_prefetch(sums + int64_t(head[1].second) * kWidth + v * kLanes, 1);
+    }
     VecF32 a[kVectors], b[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) a[v] = b[v] = VecF32(0.f);
     for (int i = 0; i < head->shared; ++i, weight += 2) {
-      const float* from = x + int64_t(*input++) * kWidth;
+      const float* from = at<kVectors>(x, *offset++);
       const VecF32 wa(weight[0]), wb(weight[1]);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        const VecF32 value = VecF32::load(from + v * kLanes);
+        const VecF32 value = in_register(VecF32::load(from + v * kLanes));
         a[v] = fma(wa, value, a[v]);
         b[v] = fma(wb, value, b[v]);
       }
     }
+    for (int i = 0; i < head->apart; ++i, weight += 2, offset += 2) {
+      const float *from_a = at<kVectors>(x, offset[0]), *from_b = at<kVectors>(x, offset[1]);
+      const VecF32 wa(weight[0]), wb(weight[1]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        a[v] = fma(wa, VecF32::load(from_a + v * kLanes), a[v]);
+        b[v] = fma(wb, VecF32::load(from_b + v * kLanes), b[v]);
+      }
+    }
     for (int i = 0; i < head->first_rest; ++i) {
-      const float* from = x + int64_t(*input++) * kWidth;
+      const float* from = at<kVectors>(x, *offset++);
       const VecF32 w(*weight++);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) a[v] = fma(w, VecF32::load(from + v * kLanes), a[v]);
     }
     for (int i = 0; i < head->second_rest; ++i) {
-      const float* from = x + int64_t(*input++) * kWidth;
+      const float* from = at<kVectors>(x, *offset++);
       const VecF32 w(*weight++);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) b[v] = fma(w, VecF32::load(from + v * kLanes), b[v]);
@@ -80,11 +112,10 @@ void add_tile(const PairHead* head, int64_t pairs, const uint8_t* input, const f
 }
 
 using AddTile = decltype(&add_tile<1>);
-constexpr AddTile kAddTile[] = {add_tile<1>, add_tile<2>, add_tile<3>,
-                                add_tile<4>,
+constexpr AddTile kAddTile[] = {
+    add_tile<1>, add_tile<2>, add_tile<3>, add_tile<4>,
 #ifdef FASTOPS_AVX512
-                                add_tile<5>, add_tile<6>, add_tile<7>,
-                                add_tile<8>
+    add_tile<5>, add_tile<6>, add_tile<7>, add_tile<8>,
 #endif
 };
 
@@ -109,38 +140,38 @@ class PanelMatmul {
   static constexpr int kMostPanels = int(kRowsTogether / (kMaxVectors * kLanes)) + 1;
 
   void run_rows(int64_t row, int64_t rows) {
-    int64_t x_size = 0, sums_size = 0;
+    int64_t x_size = 0;
     panels_ = 0;
     for (int64_t r = 0; r < rows;) {
       const int64_t left = rows - r, most = int64_t(kMaxVectors) * kLanes;
       const int64_t take = left < most ? left : most;
       Panel& panel = panel_[panels_++];
-      panel = {row + r, take, int(ceil_div(take, kLanes)), x_size, sums_size};
+      panel = {row + r, take, int(ceil_div(take, kLanes)), x_size};
       x_size += panel.width() * structure_.inputs;
-      sums_size += panel.width() * (kPanelOutputs + 1);
       r += take;
     }
-    // Enough tasks for every thread: tiles of outputs, cut by panels where there are too few.
-    const int64_t threads = fastops::cpu::num_threads(), tiles = structure_.output_tiles;
+    // A task is a tile of outputs of one panel; neighbours share the weights.
+    const int64_t tasks = structure_.output_tiles * panels_;
     const int64_t work = rows * p_.weight.out * p_.weight.kept();
-    int64_t slots = 1 + work / kWorkPerTask;
-    slots = slots < threads ? slots : threads;
-    groups_ = tiles % slots == 0 || tiles >= 8 * slots ? 1 : slots < panels_ ? slots : panels_;
-    const int64_t tasks = tiles * groups_;
+    int64_t slots = fastops::cpu::num_threads();
     slots = slots < tasks ? slots : tasks;
+    slots = slots < 1 + work / kWorkPerTask ? slots : 1 + work / kWorkPerTask;
 
-    const int64_t slot_size = round_up(sums_size + kTileWeights, 16);
+    constexpr int64_t kSums = int64_t(kPanelOutputs + 1) * kMaxVectors * kLanes;
+    constexpr int64_t kSlot = kSums + kTileWeights;
     x_ = static_cast<float*>(
-        fastops::cpu::thread_scratch(size_t(round_up(x_size, 16) + slots * slot_size) * 4));
+        fastops::cpu::thread_scratch(size_t(round_up(x_size, 16) + slots * kSlot) * 4));
     float* const slots_at = x_ + round_up(x_size, 16);
     const int64_t pieces = structure_.input_tiles * panels_;
     parallel_for(0, pieces, slots == 1 ? pieces : 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) pack(panel_[i % panels_], i / panels_);
     });
     parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t slot = begin; slot < end; ++slot)
+      for (int64_t slot = begin; slot < end; ++slot) {
+        float* const sums = slots_at + slot * kSlot;
         for (int64_t task = slot * tasks / slots; task < (slot + 1) * tasks / slots; ++task)
-          run_task(task, slots_at + slot * slot_size);
+          run_task(panel_[task % panels_], task / panels_, sums, sums + kSums);
+      }
     });
   }
 
@@ -150,26 +181,16 @@ class PanelMatmul {
                      structure_.inputs_of(input_tile), x_ + panel.x_at + begin * panel.width());
   }
 
-  void run_task(int64_t task, float* scratch) const {
-    const int64_t output_tile = task / groups_, group = task % groups_;
-    const int from = int(group * panels_ / groups_), to = int((group + 1) * panels_ / groups_);
-    float* const weights = scratch;
-    float* const sums = scratch + kTileWeights;
+  void run_task(const Panel& panel, int64_t output_tile, float* sums, float* scratch) const {
     const int64_t pairs = (structure_.outputs_of(output_tile) + 1) / 2;
     for (int64_t i = 0; i < structure_.input_tiles; ++i) {
       const int64_t tile = structure_.tile(output_tile, i);
-      const float* weight = tile_weights(tile, weights);
-      for (int k = from; k < to; ++k) {
-        const Panel& panel = panel_[k];
-        const bool last = k + 1 == to;
-        const Panel& next = panel_[last ? from : k + 1];
-        const int64_t next_tile = last && i + 1 < structure_.input_tiles ? i + 1 : i;
-        kAddTile[panel.vectors - 1](structure_.heads(tile), pairs, structure_.inputs_from(tile),
-                                    weight, x_tile(panel, i), x_tile(next, next_tile),
-                                    sums + panel.sums_at, i == 0);
-      }
+      const int64_t next = i + 1 < structure_.input_tiles ? i + 1 : 0;
+      kAddTile[panel.vectors - 1](structure_.heads(tile), pairs, structure_.offsets_from(tile),
+                                  tile_weights(tile, scratch), x_tile(panel, i),
+                                  x_tile(panel, next), sums, i == 0);
     }
-    for (int k = from; k < to; ++k) finish(panel_[k], output_tile, sums + panel_[k].sums_at);
+    finish(panel, output_tile, sums);
   }
 
   const float* x_tile(const Panel& panel, int64_t input_tile) const {
@@ -211,13 +232,12 @@ class PanelMatmul {
   const Epilogue<T> epilogue_;
   Panel panel_[kMostPanels];
   int panels_ = 0;
-  int64_t groups_ = 1;
   float* x_ = nullptr;
 };
 
 }  // namespace
 
-const int lanes = kLanes;
+const int lanes = kLanes, pitch = kPitch;
 
 void panel_matmul(const MatmulParams& p) {
   with_element(p.x.dtype, [&](auto t) { PanelMatmul<decltype(t)>(p).run(); });
