@@ -104,7 +104,7 @@ record-conformance: conformance
 
 # The ordinary softmax tests on the emulated CUDA kernels: some ten minutes, not part of `make test`.
 test-simt-all: test-simt
-	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax
+	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" tests/softmax tests/nm
 
 # AddressSanitizer and UBSan over the native tests.
 test-sanitize: $(VENV)/.build

@@ -23,7 +23,11 @@ from tests.simt.simt_lib import ROOT, build_folder, library_path
 if os.environ.get("FASTOPS_SIMT") != "1":
     pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
 
-SOURCES = [ROOT / "csrc" / "softmax" / "cuda", ROOT / "csrc" / "cuda" / "tile"]
+SOURCES = [
+    ROOT / "csrc" / "softmax" / "cuda",
+    ROOT / "csrc" / "nm" / "cuda",
+    ROOT / "csrc" / "cuda" / "tile",
+]
 SYNC = re.compile(
     r"^\s*(?:ptx::)?(__syncthreads|__syncwarp|cluster_arrive|cluster_wait|cp_async_commit"
     r"|cp_async_wait<\d+>|named_barrier_sync|named_barrier_arrive|mbarrier_\w+|bulk_commit"
@@ -84,6 +88,8 @@ def candidates(line: str, path: Path) -> list[str]:
         return ["cluster.cu"]
     if path.name == "walk.cuh":
         return ["strided.cu", "forward_f32.cu", "backward_f32.cu"]
+    if path.parent.parent.name == "nm":
+        return ["sparse_f16.cu"] if path.name == "sparse_matmul.cuh" else ["dense_f32.cu"]
     return ["forward_f32.cu", "cluster.cu", "backward_f32.cu", "strided.cu"]
 
 
