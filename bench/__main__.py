@@ -21,7 +21,7 @@ except ImportError:
 
 import torch
 
-from . import merge, softmax
+from . import merge, nm, softmax
 from .core import env, report
 from .core.bars import judge
 from .core.case import DTYPES, OURS, PEER, Accuracy, Case, Result, Workload
@@ -32,7 +32,7 @@ from .core.table import Printer, make_console, summarise
 from .core.timing import Effort, measure
 from .peers import compiled, tomesd_package, triton_softmax
 
-FAMILIES: tuple[ModuleType, ...] = (softmax, merge)
+FAMILIES: tuple[ModuleType, ...] = (softmax, nm, merge)
 PEERS = {
     "torch": "the eager op, output allocated beforehand",
     "copy": "a plain copy of the same tensor: a roof, not a rival",

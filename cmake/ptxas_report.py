@@ -49,7 +49,7 @@ def demangle(names: list[str]) -> list[str]:
     text = subprocess.run(
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     ).stdout
-    plain = [re.sub(r"\(\w+\)(?=\d)|fastops::(\w+::)*", "", line) for line in text.splitlines()]
+    plain = [re.sub(r"\([\w:]+\)(?=\d)|fastops::(\w+::)*", "", line) for line in text.splitlines()]
     return [line.split("(")[0].removeprefix("void ").replace(" >", ">") for line in plain]
 
 

@@ -4,7 +4,8 @@
 
 Trains a ViT whose tokens are the pixels (with their neighbours) of scikit-learn's digits, enlarged
 to 12 x 12, then runs it with r tokens merged per layer, untrained for it. The picture shows the
-patches of one of scikit-learn's photographs in the colours of the tokens they merged into, by colour alone.
+patches of one of scikit-learn's photographs in the colours of the tokens they merged into, by
+colour alone.
 Needs scikit-learn; the picture needs matplotlib.
 """
 

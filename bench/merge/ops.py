@@ -84,9 +84,7 @@ def _merge_out(i: Inputs) -> dict[str, Call]:
     y = i.pool.empty(shape, i.x.dtype, i.index)
     merged, logs = (torch.empty(shape[:2], device=i.x.device) for _ in range(2))
     op = torch.ops.fastops.merge_tokens.out
-    calls[OURS] = lambda: op(
-        [i.x], *plan[:3], size, 0, out=[y], size_out=merged, log_size_out=logs
-    )
+    calls[OURS] = lambda: op([i.x], *plan[:3], size, 0, out=[y], size_out=merged, log_size_out=logs)
     del calls["embedding_bag"]
     if i.x.device.type == "cpu":
         copy, _ = copier()

@@ -85,4 +85,29 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("unmerge_tokens(Tensor y, " FASTOPS_PLAN_ARGS ", Tensor? residual=None) -> Tensor");
   m.def("unmerge_tokens.out(Tensor y, " FASTOPS_PLAN_ARGS
         ", Tensor? residual=None, *, Tensor(a!) out) -> ()");
+  // N:M sparse weights: (values, indices) is the stored form of csrc/nm/nm.h. activation: 0 none,
+  // 1 relu, 2 gelu, 3 silu. bad: the first group that breaks the pattern, row * groups + group, or
+  // 2^63 - 1.
+  m.def("nm_mask(Tensor w, int n, int m, Tensor? scores=None) -> Tensor");
+  m.def("nm_prune(Tensor w, int n, int m, Tensor? scores=None) -> Tensor");
+  m.def(
+      "nm_compress(Tensor w, int n, int m, Tensor? mask=None) -> "
+      "(Tensor values, Tensor indices, Tensor bad)");
+  m.def("nm_decompress(Tensor values, Tensor indices, int n, int m, int in_features) -> Tensor");
+  m.def("nm_check(Tensor indices, int n, int m, int in_features) -> Tensor");
+#define FASTOPS_NM_WEIGHT "Tensor values, Tensor indices, int n, int m"
+  m.def("nm_linear(Tensor x, " FASTOPS_NM_WEIGHT
+        ", Tensor? bias=None, int activation=0) -> Tensor");
+  m.def("nm_linear_dx(Tensor grad, " FASTOPS_NM_WEIGHT ", int in_features) -> Tensor");
+  m.def("nm_linear_dw(Tensor grad, Tensor x, Tensor indices, int n, int m) -> Tensor");
+  // nm_linear and nm_linear_dx are written in Python: they look for a packing of the weight, made
+  // once, and call these. kind: fastops::nm::Kind. structure and source must come from _nm_pack.
+  m.def("_nm_kind(Tensor values, int n, int m, int in_features, int rows, bool transposed) -> int");
+  m.def(
+      "_nm_pack(Tensor indices, int n, int m, int in_features, int kind) -> "
+      "(Tensor structure, Tensor source)");
+  m.def("_nm_gather(Tensor values, Tensor source) -> Tensor");
+  m.def(
+      "_nm_matmul(Tensor x, Tensor weights, Tensor structure, Tensor? bias, int out_features, "
+      "int in_features, int n, int m, int kind, int activation) -> Tensor");
 }

@@ -31,6 +31,7 @@ inline DType to_dtype(ScalarType t, const char* what) {
     case ScalarType::Half: return DType::f16;
     case ScalarType::BFloat16: return DType::bf16;
     case ScalarType::Bool: return DType::boolean;
+    case ScalarType::Byte: return DType::u8;
     case ScalarType::Int: return DType::i32;
     case ScalarType::Long: return DType::i64;
     default: fail(what, ": dtype not supported");
@@ -44,6 +45,7 @@ inline ScalarType to_scalar_type(DType t) {
     case DType::f16: return ScalarType::Half;
     case DType::bf16: return ScalarType::BFloat16;
     case DType::boolean: return ScalarType::Bool;
+    case DType::u8: return ScalarType::Byte;
     case DType::i32: return ScalarType::Int;
     case DType::i64: return ScalarType::Long;
   }
@@ -57,6 +59,7 @@ inline int32_t shim_dtype(DType t) {
     case DType::f16: return aoti_torch_dtype_float16();
     case DType::bf16: return aoti_torch_dtype_bfloat16();
     case DType::boolean: return aoti_torch_dtype_bool();
+    case DType::u8: return aoti_torch_dtype_uint8();
     case DType::i32: return aoti_torch_dtype_int32();
     case DType::i64: return aoti_torch_dtype_int64();
   }

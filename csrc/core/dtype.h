@@ -6,7 +6,7 @@
 
 namespace fastops {
 
-enum class DType : int8_t { f32, f64, f16, bf16, boolean, i32, i64 };
+enum class DType : int8_t { f32, f64, f16, bf16, boolean, u8, i32, i64 };
 
 constexpr size_t size_of(DType t) {
   switch (t) {
@@ -16,7 +16,8 @@ constexpr size_t size_of(DType t) {
     case DType::i32: return 4;
     case DType::f16:
     case DType::bf16: return 2;
-    case DType::boolean: return 1;
+    case DType::boolean:
+    case DType::u8: return 1;
   }
   return 0;
 }

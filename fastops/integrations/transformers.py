@@ -43,9 +43,7 @@ def patch(
             f"{vit.config._attn_implementation}"
         )
     layers = _layers(vit)
-    state = TokenMerging(
-        _vit.schedule(name, r, len(layers)), True, False, proportional, trace
-    )
+    state = TokenMerging(_vit.schedule(name, r, len(layers)), True, False, proportional, trace)
     _vit.attach(name, model, state, vit)
     for index, layer in enumerate(layers):
         _patch_layer(state, layer, index)

@@ -16,7 +16,7 @@ import pytest
 from tests.build.libraries import library
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ("softmax", "merge")
+FAMILIES = ("softmax", "nm", "merge")
 
 
 def budgets() -> list[dict]:

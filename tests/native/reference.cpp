@@ -102,6 +102,7 @@ double load(const Operand& operand, int64_t index) {
     case DType::f64: return static_cast<const double*>(data)[index];
     case DType::f16: return half_to_float(static_cast<const uint16_t*>(data)[index]);
     case DType::bf16: return bfloat_to_float(static_cast<const uint16_t*>(data)[index]);
+    case DType::u8:
     case DType::boolean: return static_cast<const uint8_t*>(data)[index] != 0;
     case DType::i32: return static_cast<const int32_t*>(data)[index];
     case DType::i64: return double(static_cast<const int64_t*>(data)[index]);
@@ -116,6 +117,7 @@ void store(const Operand& operand, int64_t index, double value) {
     case DType::f64: static_cast<double*>(data)[index] = value; break;
     case DType::f16: static_cast<uint16_t*>(data)[index] = float_to_half(float(value)); break;
     case DType::bf16: static_cast<uint16_t*>(data)[index] = float_to_bfloat(float(value)); break;
+    case DType::u8:
     case DType::boolean: static_cast<uint8_t*>(data)[index] = value != 0; break;
     case DType::i32: static_cast<int32_t*>(data)[index] = int32_t(value); break;
     case DType::i64: static_cast<int64_t*>(data)[index] = int64_t(value); break;

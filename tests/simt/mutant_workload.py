@@ -31,10 +31,31 @@ def workloads() -> None:
         ops.softmax_backward(x, y, [dim])
 
 
+def nm_workloads() -> None:
+    """Products with 2:4 weights: more tiles than the ring has stages, more splits than one."""
+    stored, stored_transposed, sparse_tiles = 0, 4, 5
+    for dtype, features in ((torch.float32, 72), (torch.float16, 456), (torch.float16, 1032)):
+        out = 70
+        values = torch.randn(out, features // 2).to(dtype)
+        indices = torch.full((out, features // 4 * 4 // 8), 0x44, dtype=torch.uint8)
+        weight = (None, out, features, 2, 4)
+        for rows in (3, 70, 140):
+            x, grad = torch.randn(rows, features).to(dtype), torch.randn(rows, out).to(dtype)
+            if dtype == torch.float32:
+                ops._nm_matmul(x, values, indices, *weight, stored, 0)
+                ops._nm_matmul(grad, values, indices, *weight, stored_transposed, 0)
+                ops.nm_linear_dw(grad, x, indices, 2, 4)
+            else:
+                structure, source = ops._nm_pack(indices, 2, 4, features, sparse_tiles)
+                packed = ops._nm_gather(values, source)
+                ops._nm_matmul(x, packed, structure, *weight, sparse_tiles, 0)
+
+
 for order, late in [(0, 0), (1, 1), (2, 0)]:
     lib.simt_configure(order, late, 11)
     try:
         workloads()
+        nm_workloads()
     except RuntimeError as error:
         print(error)
         sys.exit(0 if str(error).startswith("simt: kernel") else 1)

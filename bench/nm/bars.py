@@ -1,0 +1,53 @@
+"""What the family must reach against dense F.linear of the same dtype.
+
+On a CPU they are for AVX-512 without matrix extensions (AMX): with those, torch's bf16 product is
+several times as fast as any vector unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..core.bars import Bar, speedup
+from ..core.case import Result
+
+
+def _at(
+    suite: str, dtype: str, *patterns: str, rows: int | None = None, threads: int | None = None
+) -> Callable[[Result], bool]:
+    def where(result: Result) -> bool:
+        case = result.case
+        return (
+            case.device == "cpu"
+            and case.suite == suite
+            and case.dtype == dtype
+            and case.variant in patterns
+            and rows in (None, case.shape[0])
+            and threads in (None, case.threads)
+        )
+
+    return where
+
+
+def _bars(suite: str, dtype: str, limits: dict[tuple[str, ...], float], **where) -> list[Bar]:
+    what = "".join(f", {value} {key}" for key, value in where.items())
+    return [
+        Bar(f"{suite} {dtype} {'/'.join(patterns)}{what}", _at(suite, dtype, *patterns, **where),
+            speedup(), each=limit)
+        for patterns, limit in limits.items()
+    ]  # fmt: skip
+
+
+GEMM = "nm_gemm"
+DECODE = "nm_decode"
+QUARTER = ("1:4", "2:8")
+BARS = [
+    *_bars(GEMM, "fp32", {("2:4",): 1.8, QUARTER: 3.2, ("1:8",): 5.5, ("3:4", "4:8"): 0.9}),
+    *_bars(GEMM, "bf16", {("2:4",): 1.4, QUARTER: 2.3, ("1:8",): 4.2, ("3:4", "4:8"): 0.9}),
+    *_bars(GEMM, "fp16", {("2:4",): 7.0}),
+    *_bars(DECODE, "fp32", {("2:4",): 1.7, ("1:4",): 3.3}, rows=1),
+    *_bars(DECODE, "bf16", {("2:4",): 3.0, ("1:4",): 6.0}, rows=1, threads=1),
+    *_bars(DECODE, "bf16", {("2:4",): 1.6, ("1:4",): 3.0}, rows=1, threads=2),
+    *_bars(DECODE, "fp32", {("2:4",): 4.0}, rows=4, threads=1),
+    *_bars(DECODE, "fp32", {("2:4",): 3.0}, rows=8, threads=1),
+]

@@ -1,0 +1,33 @@
+// The CPU kernels of the family. Each is compiled once per instruction set, in a namespace of that
+// name; launch.cpp picks the set once.
+#pragma once
+
+#include "nm/nm.h"
+
+namespace fastops::nm::cpu {
+
+// stream_matmul: lanes are outputs, weights are read once; panel_matmul: lanes are rows
+#define FASTOPS_NM_KERNELS(isa)                \
+  namespace isa {                              \
+  extern const int lanes, pitch;               \
+  void stream_matmul(const MatmulParams& p);   \
+  void panel_matmul(const MatmulParams& p);    \
+  void weight_grad(const WeightGradParams& p); \
+  }
+FASTOPS_NM_KERNELS(portable)
+FASTOPS_NM_KERNELS(avx2)
+FASTOPS_NM_KERNELS(avx512)
+#undef FASTOPS_NM_KERNELS
+
+struct Kernels {
+  int lanes;  // of VecF32
+  int pitch;  // bytes between the packed features of a panel
+  void (*stream_matmul)(const MatmulParams&);
+  void (*panel_matmul)(const MatmulParams&);
+  void (*weight_grad)(const WeightGradParams&);
+};
+
+// Those of fastops::cpu::active_isa().
+const Kernels& kernels();
+
+}  // namespace fastops::nm::cpu

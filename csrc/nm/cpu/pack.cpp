@@ -1,0 +1,235 @@
+// Builds the packings, once per weight: structures from the stored indices, weights by gathering.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "core/check.h"
+#include "cpu/parallel.h"
+#include "nm/cpu/elements.h"
+#include "nm/cpu/kernels.h"
+#include "nm/cpu/packing.h"
+#include "nm/indices.h"
+
+namespace fastops::nm::cpu {
+namespace {
+
+using fastops::cpu::parallel_for;
+
+void pack_stream(const PackParams& p) {
+  const StreamLayout layout(p.weight, kernels().lanes);
+  const auto [n, m] = p.weight.pattern;
+  const int bits = index_bits(m), lanes = layout.lanes;
+  parallel_for(0, layout.vectors, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t v = begin; v < end; ++v) {
+      uint32_t* words = reinterpret_cast<uint32_t*>(p.structure) + v * layout.words * lanes;
+      int32_t* source = p.source + v * layout.kept * lanes;
+      std::memset(words, 0, size_t(layout.words * lanes) * 4);
+      for (int lane = 0; lane < lanes; ++lane) {
+        const int64_t row = v * lanes + lane;
+        const uint8_t* indices = p.indices + row * p.weight.index_row_bytes();
+        for (int64_t q = 0; q < layout.kept; ++q) {
+          source[q * lanes + lane] = row < p.weight.out ? int32_t(row * layout.kept + q) : -1;
+          if (row >= p.weight.out) continue;
+          words[q / layout.per_word * lanes + lane] |= uint32_t(stored_index(indices, q, bits, m))
+                                                       << q % layout.per_word * layout.bits;
+        }
+      }
+    }
+  });
+}
+
+// One bit for each input of a tile.
+using Inputs = uint64_t;
+static_assert(kPanelInputs <= 64);
+
+int count(Inputs inputs) { return __builtin_popcountll(inputs); }
+
+// The lowest input of those left, which is taken.
+int take(Inputs& inputs) {
+  const int input = __builtin_ctzll(inputs);
+  inputs &= inputs - 1;
+  return input;
+}
+
+// A tile of the weight as bit masks: which inputs each output has, and where their values are.
+class Tile {
+ public:
+  Tile(const PackParams& p, const PanelLayout& layout)
+      : p_(p), layout_(layout), source_(size_t(kPanelOutputs) * kPanelInputs) {}
+
+  void read(int64_t output_tile, int64_t input_tile) {
+    std::fill(inputs_, inputs_ + kPanelOutputs, Inputs{0});
+    const int64_t output = output_tile * kPanelOutputs, input = input_tile * kPanelInputs;
+    const int64_t outputs = layout_.outputs_of(output_tile);
+    const int64_t inputs = layout_.inputs_of(input_tile);
+    if (p_.kind == Kind::panels_transposed) {
+      read_rows(input, inputs, output, outputs, [&](int64_t row, int64_t col, int32_t source) {
+        add(int(col - output), int(row - input), source);
+      });
+    } else {
+      read_rows(output, outputs, input, inputs, [&](int64_t row, int64_t col, int32_t source) {
+        add(int(row - output), int(col - input), source);
+      });
+    }
+  }
+
+  Inputs inputs(int output) const { return inputs_[output]; }
+  int32_t source(int output, int input) const {
+    return source_[size_t(output) * kPanelInputs + size_t(input)];
+  }
+
+ private:
+  void add(int output, int input, int32_t source) {
+    inputs_[output] |= Inputs{1} << input;
+    source_[size_t(output) * kPanelInputs + size_t(input)] = source;
+  }
+
+  // Every kept element in `rows` rows from `row` on and `cols` columns from `col` on.
+  template <typename F>
+  void read_rows(int64_t row, int64_t rows, int64_t col, int64_t cols, F f) const {
+    const auto [n, m] = p_.weight.pattern;
+    const int bits = index_bits(m);
+    const int64_t first = col / m, last = ceil_div(col + cols, m);
+    for (int64_t r = row; r < row + rows; ++r) {
+      const uint8_t* indices = p_.indices + r * p_.weight.index_row_bytes();
+      for (int64_t g = first; g < last; ++g)
+        for (int j = 0; j < n; ++j) {
+          const int64_t q = g * n + j, c = g * m + stored_index(indices, q, bits, m);
+          if (c >= col && c < col + cols) f(r, c, int32_t(r * p_.weight.kept() + q));
+        }
+    }
+  }
+
+  const PackParams& p_;
+  const PanelLayout& layout_;
+  Inputs inputs_[kPanelOutputs];
+  std::vector<int32_t> source_;
+};
+
+struct Pair {
+  int first, second;
+  Inputs shared, first_rest, second_rest;
+};
+
+// Each output in turn takes of those left the one with which it shares the most inputs.
+std::vector<Pair> match(const Tile& tile, int outputs) {
+  std::vector<int> left(static_cast<size_t>(outputs));
+  for (int i = 0; i < outputs; ++i) left[size_t(i)] = i;
+  std::vector<Pair> pairs;
+  while (!left.empty()) {
+    const int first = left.back();
+    left.pop_back();
+    const Inputs a = tile.inputs(first);
+    if (left.empty()) {
+      pairs.push_back({first, kPanelOutputs, 0, a, 0});
+      break;
+    }
+    size_t best = 0;
+    int most = -1;
+    for (size_t i = 0; i < left.size(); ++i) {
+      const int shared = count(a & tile.inputs(left[i]));
+      if (shared > most) most = shared, best = i;
+    }
+    const Inputs b = tile.inputs(left[best]);
+    pairs.push_back({first, left[best], a & b, a & ~b, b & ~a});
+    left.erase(left.begin() + int64_t(best));
+  }
+  // Neighbours with equal counts: the loops of the kernel then run equally often.
+  std::stable_sort(pairs.begin(), pairs.end(),
+                   [](const Pair& x, const Pair& y) { return count(x.shared) < count(y.shared); });
+  return pairs;
+}
+
+void emit(const Tile& tile, const std::vector<Pair>& pairs, PairHead* head, uint16_t* offset,
+          int32_t* source) {
+  const int pitch = kernels().pitch;
+  for (Pair pair : pairs) {
+    const int rest_a = count(pair.first_rest), rest_b = count(pair.second_rest);
+    const int apart = rest_a < rest_b ? rest_a : rest_b;
+    *head++ = {uint16_t(pair.first), uint16_t(pair.second),    uint16_t(count(pair.shared)),
+               uint16_t(apart),      uint16_t(rest_a - apart), uint16_t(rest_b - apart)};
+    const auto put = [&](int output, int input) { *source++ = tile.source(output, input); };
+    const auto one = [&](int output, Inputs& inputs) {
+      const int input = take(inputs);
+      *offset++ = uint16_t(input * pitch);
+      put(output, input);
+    };
+    while (pair.shared) {
+      const int input = take(pair.shared);
+      *offset++ = uint16_t(input * pitch);
+      put(pair.first, input);
+      put(pair.second, input);
+    }
+    for (int i = 0; i < apart; ++i) {
+      one(pair.first, pair.first_rest);
+      one(pair.second, pair.second_rest);
+    }
+    while (pair.first_rest) one(pair.first, pair.first_rest);
+    while (pair.second_rest) one(pair.second, pair.second_rest);
+  }
+}
+
+void pack_panels(const PackParams& p) {
+  const bool transposed = p.kind == Kind::panels_transposed;
+  const PanelStructure out(p.weight, transposed, p.structure);
+  int64_t* start = out.start();
+  parallel_for(0, out.tiles(), 1, [&](int64_t begin, int64_t end) {
+    Tile tile(p, out);
+    for (int64_t t = begin; t < end; ++t) {
+      tile.read(t / out.input_tiles, t % out.input_tiles);
+      start[t + 1] = 0;
+      for (int o = 0; o < kPanelOutputs; ++o) start[t + 1] += count(tile.inputs(o));
+    }
+  });
+  start[0] = 0;
+  for (int64_t t = 0; t < out.tiles(); ++t) start[t + 1] += start[t];
+  // Indices that repeat within a group are refused before; here they only must do no harm.
+  for (int64_t i = start[out.tiles()]; i < p.weight.out * p.weight.kept(); ++i) p.source[i] = -1;
+  parallel_for(0, out.tiles(), 1, [&](int64_t begin, int64_t end) {
+    Tile tile(p, out);
+    for (int64_t t = begin; t < end; ++t) {
+      tile.read(t / out.input_tiles, t % out.input_tiles);
+      emit(tile, match(tile, out.outputs_of(t / out.input_tiles)), out.heads(t),
+           out.offsets_from(t), p.source + start[t]);
+    }
+  });
+}
+
+}  // namespace
+
+PackSizes pack_sizes(PackParams& p) {
+  switch (p.kind) {
+    case Kind::stream: {
+      const StreamLayout layout(p.weight, kernels().lanes);
+      return {layout.structure_bytes(), layout.weights()};
+    }
+    case Kind::panels:
+    case Kind::panels_transposed: {
+      const PanelLayout layout(p.weight, p.kind == Kind::panels_transposed);
+      const int64_t kept = p.weight.out * p.weight.kept();
+      return {layout.offsets_at() + 2 * kept, kept};
+    }
+    default: fail("fastops._nm_pack: no such packing on the CPU");
+  }
+}
+
+void pack(const PackParams& p) {
+  if (p.kind == Kind::stream) pack_stream(p);
+  else pack_panels(p);
+}
+
+void gather(const GatherParams& p) {
+  with_dtype(p.dtype, [&](auto t) {
+    using T = decltype(t);
+    const T* values = static_cast<const T*>(p.values);
+    T* weights = static_cast<T*>(p.weights);
+    parallel_for(0, p.size, 1 << 15, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t at = p.source[i];
+        weights[i] = at >= 0 && at < p.count ? values[at] : T{};
+      }
+    });
+  });
+}
+
+}  // namespace fastops::nm::cpu

@@ -1,0 +1,92 @@
+// The packings of the CPU kernels as they lie in memory. Both list weights in the order in which
+// the kernel reads them; `source` gives each its place in the stored values.
+#pragma once
+
+#include <cstdint>
+
+#include "nm/nm.h"
+
+namespace fastops::nm::cpu {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// ---- stream: lanes are outputs -----------------------------------------------------------------
+// weights:   [vector of outputs][kept][lane]
+// structure: [vector of outputs][word][lane] uint32, each word the indices of the next per_word()
+//            kept elements, the first in the low bits; only those bits count that the lookup reads.
+struct StreamLayout {
+  int lanes, bits, per_word;
+  int64_t kept, words, vectors;
+
+  StreamLayout(const Weight& w, int lanes)
+      : lanes(lanes),
+        bits(w.pattern.m <= 4    ? 2
+             : w.pattern.m <= 16 ? 4
+                                 : 8),
+        per_word(32 / bits),
+        kept(w.kept()),
+        words(ceil_div(kept, per_word)),
+        vectors(ceil_div(w.out, lanes)) {}
+  int64_t structure_bytes() const { return vectors * words * lanes * 4; }
+  int64_t weights() const { return vectors * kept * lanes; }
+};
+
+// ---- panels: lanes are rows of the activation ------------------------------------------------
+// The (possibly transposed) weight is cut into tiles of kPanelOutputs outputs by kPanelInputs
+// inputs. In a tile outputs go in pairs that share many inputs, so that a loaded input serves two.
+//
+// structure: int64 start[tiles + 1], then PairHead [tile][pair], then offsets uint16 from
+//            start[tile] on: of the input in a packed panel, in bytes. Per pair those of inputs
+//            shared, then (first, second) of inputs apart, then the rest of either.
+// weights:   from start[tile] on, per pair (first, second) of each shared input, (first, second) of
+//            inputs apart, then the rest of either.
+// The offsets of a pair are fewer than its weights, so one start serves both.
+inline constexpr int kPanelOutputs = 256, kPanelInputs = 64;
+
+struct PairHead {
+  uint16_t first, second;  // outputs of the tile; second == kPanelOutputs: none
+  uint16_t shared, apart, first_rest, second_rest;
+};
+
+struct PanelLayout {
+  int64_t outputs, inputs, output_tiles, input_tiles, pairs;
+
+  PanelLayout(const Weight& w, bool transposed)
+      : outputs(transposed ? w.in : w.out),
+        inputs(transposed ? w.out : w.in),
+        output_tiles(ceil_div(outputs, kPanelOutputs)),
+        input_tiles(ceil_div(inputs, kPanelInputs)),
+        pairs(kPanelOutputs / 2) {}
+  int64_t tiles() const { return output_tiles * input_tiles; }
+  int64_t tile(int64_t output_tile, int64_t input_tile) const {
+    return output_tile * input_tiles + input_tile;
+  }
+  int outputs_of(int64_t output_tile) const {
+    const int64_t left = outputs - output_tile * kPanelOutputs;
+    return int(left < kPanelOutputs ? left : kPanelOutputs);
+  }
+  int inputs_of(int64_t input_tile) const {
+    const int64_t left = inputs - input_tile * kPanelInputs;
+    return int(left < kPanelInputs ? left : kPanelInputs);
+  }
+  int64_t heads_at() const { return (tiles() + 1) * int64_t(sizeof(int64_t)); }
+  int64_t offsets_at() const { return heads_at() + tiles() * pairs * int64_t(sizeof(PairHead)); }
+};
+
+// The same, over a structure in memory.
+struct PanelStructure : PanelLayout {
+  uint8_t* bytes;
+
+  PanelStructure(const Weight& w, bool transposed, const uint8_t* structure)
+      : PanelLayout(w, transposed), bytes(const_cast<uint8_t*>(structure)) {}
+  int64_t* start() const { return reinterpret_cast<int64_t*>(bytes); }
+  PairHead* heads(int64_t tile) const {
+    return reinterpret_cast<PairHead*>(bytes + heads_at()) + tile * pairs;
+  }
+  uint16_t* offsets_from(int64_t tile) const {
+    return reinterpret_cast<uint16_t*>(bytes + offsets_at()) + start()[tile];
+  }
+};
+
+}  // namespace fastops::nm::cpu

@@ -1,0 +1,246 @@
+// Many rows: lanes are rows of the activation. Activations are packed feature by feature; a weight
+// is one broadcast that multiplies the packed feature it was kept for, and where two outputs of a
+// pair kept the same feature, it is loaded once for both: the load port is the narrow one.
+//
+// Order: a tile of outputs, a panel of rows, along the inputs. The sums of the tile stay in L2, 64
+// packed features of the panel in L1 over all outputs of the tile.
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+#include "nm/cpu/epilogue.h"
+#include "nm/cpu/heuristics.h"
+#include "nm/cpu/kernels.h"
+#include "nm/cpu/packing.h"
+
+namespace fastops::nm::cpu::FASTOPS_ISA {
+namespace {
+
+using fastops::cpu::parallel_for;
+
+constexpr int kLanes = VecF32::size;
+#ifdef FASTOPS_AVX512
+constexpr int kMaxVectors = 8;  // of rows in a panel: two outputs' sums fill half the registers
+#else
+constexpr int kMaxVectors = 4;
+#endif
+constexpr int kPitch = kMaxVectors * kLanes * int(sizeof(float));  // of a packed feature
+static_assert(kPitch * kPanelInputs <= 1 << 16);
+constexpr int kTileWeights = kPanelOutputs * kPanelInputs;
+
+// Makes the compiler keep v in a register: it would rather load a value once for each use of it.
+inline VecF32 in_register(VecF32 v) {
+#if defined(FASTOPS_AVX512)
+  asm("" : "+v"(v.v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v.v));
+#endif
+  return v;
+}
+
+struct Panel {
+  int64_t row, rows;
+  int vectors;
+  int64_t x_at;  // in floats
+
+  int64_t width() const { return int64_t(vectors) * kLanes; }
+};
+
+// A packed feature by its offset in a panel of kMaxVectors.
+template <int kVectors>
+const float* at(const float* x, uint16_t offset) {
+  const char* from = reinterpret_cast<const char*>(x);
+  return reinterpret_cast<const float*>(from + uint32_t(offset) * kVectors / kMaxVectors);
+}
+
+// Sums of every pair of a tile over one panel. sums: [kPanelOutputs + 1][width].
+template <int kVectors>
+void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const float* weight,
+              const float* x, const float* next_x, float* sums, bool first_tile) {
+  constexpr int kWidth = kVectors * kLanes;
+  constexpr int kLinesPerPair = kPanelInputs * kWidth * 4 / 64 / (kPanelOutputs / 2);
+  for (int64_t pair = 0; pair < pairs; ++pair, ++head) {
+    for (int i = 0; i < kLinesPerPair; ++i)
+      fastops::cpu::prefetch(next_x + (pair * kLinesPerPair + i) * 16);
+    for (int v = 0; v < kVectors; ++v) {  // the next pair's sums, into L1
+      __builtin_prefetch(sums + int64_t(head[1].first) * kWidth + v * kLanes, 1);
+      __builtin_prefetch(sums + int64_t(head[1].second) * kWidth + v * kLanes, 1);
+    }
+    VecF32 a[kVectors], b[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) a[v] = b[v] = VecF32(0.f);
+    for (int i = 0; i < head->shared; ++i, weight += 2) {
+      const float* from = at<kVectors>(x, *offset++);
+      const VecF32 wa(weight[0]), wb(weight[1]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const VecF32 value = in_register(VecF32::load(from + v * kLanes));
+        a[v] = fma(wa, value, a[v]);
+        b[v] = fma(wb, value, b[v]);
+      }
+    }
+    for (int i = 0; i < head->apart; ++i, weight += 2, offset += 2) {
+      const float *from_a = at<kVectors>(x, offset[0]), *from_b = at<kVectors>(x, offset[1]);
+      const VecF32 wa(weight[0]), wb(weight[1]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        a[v] = fma(wa, VecF32::load(from_a + v * kLanes), a[v]);
+        b[v] = fma(wb, VecF32::load(from_b + v * kLanes), b[v]);
+      }
+    }
+    for (int i = 0; i < head->first_rest; ++i) {
+      const float* from = at<kVectors>(x, *offset++);
+      const VecF32 w(*weight++);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) a[v] = fma(w, VecF32::load(from + v * kLanes), a[v]);
+    }
+    for (int i = 0; i < head->second_rest; ++i) {
+      const float* from = at<kVectors>(x, *offset++);
+      const VecF32 w(*weight++);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) b[v] = fma(w, VecF32::load(from + v * kLanes), b[v]);
+    }
+    // Sums of 64 inputs are added up on their own: shorter sums round less.
+    float* to_a = sums + int64_t(head->first) * kWidth;
+    float* to_b = sums + int64_t(head->second) * kWidth;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      if (!first_tile) a[v] = a[v] + VecF32::load(to_a + v * kLanes);
+      a[v].store(to_a + v * kLanes);
+      if (!first_tile) b[v] = b[v] + VecF32::load(to_b + v * kLanes);
+      b[v].store(to_b + v * kLanes);
+    }
+  }
+}
+
+using AddTile = decltype(&add_tile<1>);
+constexpr AddTile kAddTile[] = {
+    add_tile<1>, add_tile<2>, add_tile<3>, add_tile<4>,
+#ifdef FASTOPS_AVX512
+    add_tile<5>, add_tile<6>, add_tile<7>, add_tile<8>,
+#endif
+};
+
+template <typename T>
+class PanelMatmul {
+ public:
+  explicit PanelMatmul(const MatmulParams& p)
+      : p_(p), structure_(p.weight, p.transposed(), p.structure), epilogue_(p) {}
+
+  void run() {
+    const int64_t x_limit = (int64_t{32} << 20) / 4 / (structure_.inputs + 1);
+    constexpr int64_t kLeast = kMaxVectors * kLanes;
+    int64_t together = x_limit < kRowsTogether ? x_limit : kRowsTogether;
+    together = together < kLeast ? kLeast : together / kLeast * kLeast;
+    for (int64_t row = 0; row < p_.x.count; row += together) {
+      const int64_t left = p_.x.count - row;
+      run_rows(row, left < together ? left : together);
+    }
+  }
+
+ private:
+  static constexpr int kMostPanels = int(kRowsTogether / (kMaxVectors * kLanes)) + 1;
+
+  void run_rows(int64_t row, int64_t rows) {
+    int64_t x_size = 0;
+    panels_ = 0;
+    for (int64_t r = 0; r < rows;) {
+      const int64_t left = rows - r, most = int64_t(kMaxVectors) * kLanes;
+      const int64_t take = left < most ? left : most;
+      Panel& panel = panel_[panels_++];
+      panel = {row + r, take, int(ceil_div(take, kLanes)), x_size};
+      x_size += panel.width() * structure_.inputs;
+      r += take;
+    }
+    // A task is a tile of outputs of one panel; neighbours share the weights.
+    const int64_t tasks = structure_.output_tiles * panels_;
+    const int64_t work = rows * p_.weight.out * p_.weight.kept();
+    int64_t slots = fastops::cpu::num_threads();
+    slots = slots < tasks ? slots : tasks;
+    slots = slots < 1 + work / kWorkPerTask ? slots : 1 + work / kWorkPerTask;
+
+    constexpr int64_t kSums = int64_t(kPanelOutputs + 1) * kMaxVectors * kLanes;
+    constexpr int64_t kSlot = kSums + kTileWeights;
+    x_ = static_cast<float*>(
+        fastops::cpu::thread_scratch(size_t(round_up(x_size, 16) + slots * kSlot) * 4));
+    float* const slots_at = x_ + round_up(x_size, 16);
+    const int64_t pieces = structure_.input_tiles * panels_;
+    parallel_for(0, pieces, slots == 1 ? pieces : 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) pack(panel_[i % panels_], i / panels_);
+    });
+    parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t slot = begin; slot < end; ++slot) {
+        float* const sums = slots_at + slot * kSlot;
+        for (int64_t task = slot * tasks / slots; task < (slot + 1) * tasks / slots; ++task)
+          run_task(panel_[task % panels_], task / panels_, sums, sums + kSums);
+      }
+    });
+  }
+
+  void pack(const Panel& panel, int64_t input_tile) const {
+    const int64_t begin = input_tile * kPanelInputs;
+    pack_features<T>(p_.x, panel.row, panel.rows, panel.width(), begin,
+                     structure_.inputs_of(input_tile), x_ + panel.x_at + begin * panel.width());
+  }
+
+  void run_task(const Panel& panel, int64_t output_tile, float* sums, float* scratch) const {
+    const int64_t pairs = (structure_.outputs_of(output_tile) + 1) / 2;
+    for (int64_t i = 0; i < structure_.input_tiles; ++i) {
+      const int64_t tile = structure_.tile(output_tile, i);
+      const int64_t next = i + 1 < structure_.input_tiles ? i + 1 : 0;
+      kAddTile[panel.vectors - 1](structure_.heads(tile), pairs, structure_.offsets_from(tile),
+                                  tile_weights(tile, scratch), x_tile(panel, i),
+                                  x_tile(panel, next), sums, i == 0);
+    }
+    finish(panel, output_tile, sums);
+  }
+
+  const float* x_tile(const Panel& panel, int64_t input_tile) const {
+    return x_ + panel.x_at + input_tile * kPanelInputs * panel.width();
+  }
+
+  // The weights of a tile in fp32.
+  const float* tile_weights(int64_t tile, float* scratch) const {
+    const int64_t begin = structure_.start()[tile], end = structure_.start()[tile + 1];
+    const T* weights = static_cast<const T*>(p_.weights);
+    if constexpr (__is_same(T, float)) {
+      return weights + begin;
+    } else {
+      int64_t i = begin;
+      for (; i + kLanes <= end; i += kLanes) VecF32::load(weights + i).store(scratch + i - begin);
+      VecF32::load(weights + i, int(end - i)).store(scratch + i - begin, int(end - i));
+      return scratch;
+    }
+  }
+
+  // From [output][row] to rows of outputs.
+  void finish(const Panel& panel, int64_t output_tile, const float* sums) const {
+    const int outputs = structure_.outputs_of(output_tile);
+    for (int64_t r = 0; r < panel.rows; r += kLanes)
+      for (int o = 0; o < outputs; o += kLanes) {
+        VecF32 square[kLanes];
+        for (int i = 0; i < kLanes; ++i)
+          square[i] =
+              o + i < outputs ? VecF32::load(sums + (o + i) * panel.width() + r) : VecF32(0.f);
+        fastops::cpu::transpose(square);
+        const int count = outputs - o < kLanes ? outputs - o : kLanes;
+        for (int i = 0; i < kLanes && r + i < panel.rows; ++i)
+          epilogue_.store(panel.row + r + i, output_tile * kPanelOutputs + o, count, square[i]);
+      }
+  }
+
+  const MatmulParams& p_;
+  const PanelStructure structure_;
+  const Epilogue<T> epilogue_;
+  Panel panel_[kMostPanels];
+  int panels_ = 0;
+  float* x_ = nullptr;
+};
+
+}  // namespace
+
+const int lanes = kLanes, pitch = kPitch;
+
+void panel_matmul(const MatmulParams& p) {
+  with_element(p.x.dtype, [&](auto t) { PanelMatmul<decltype(t)>(p).run(); });
+}
+
+}  // namespace fastops::nm::cpu::FASTOPS_ISA

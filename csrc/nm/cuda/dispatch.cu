@@ -1,0 +1,42 @@
+// From a problem to the kernels of its element type.
+#include "cuda/launch.h"
+#include "nm/cuda/heuristics.h"
+#include "nm/cuda/matmul.h"
+
+namespace fastops::nm::cuda {
+
+Kind choose_kind(const Weight& weight, DType dtype, int64_t, bool transposed) {
+  return plan_kind(weight.pattern, dtype, transposed);
+}
+
+size_t matmul_workspace(const MatmulParams& p) {
+  if (p.kind != Kind::sparse_tiles) return 0;
+  const SparsePlan plan =
+      plan_sparse(p.weight.out, p.weight.in, p.x.count, fastops::cuda::device_info().sm_count);
+  const int64_t sums = plan.splits > 1 ? plan.splits * p.x.count * p.weight.out : 0;
+  return static_cast<size_t>(sums) * sizeof(float);
+}
+
+void matmul(const MatmulParams& p, void* stream) {
+  switch (p.kind) {
+    case Kind::sparse_tiles:
+      if (p.x.dtype == DType::f16) return run_sparse_f16(p, stream);
+      if (p.x.dtype == DType::bf16) return run_sparse_bf16(p, stream);
+      break;
+    case Kind::stored:
+    case Kind::stored_transposed:
+      if (p.x.dtype == DType::f16) return run_dense_f16(p, stream);
+      if (p.x.dtype == DType::bf16) return run_dense_bf16(p, stream);
+      return run_dense_f32(p, stream);
+    default: break;
+  }
+  fail("fastops._nm_matmul: no such packing on CUDA");
+}
+
+void weight_grad(const WeightGradParams& p, void* stream) {
+  if (p.x.dtype == DType::f16) return run_weight_grad_f16(p, stream);
+  if (p.x.dtype == DType::bf16) return run_weight_grad_bf16(p, stream);
+  run_weight_grad_f32(p, stream);
+}
+
+}  // namespace fastops::nm::cuda

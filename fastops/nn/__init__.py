@@ -1,0 +1,5 @@
+"""Modules over the kernels."""
+
+from .nm_linear import NMLinear
+
+__all__ = ["NMLinear"]
