@@ -36,24 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: needs seconds or gigabytes; -m 'not large' skips it")
 
 
-# Known precision gaps of an instruction set that was forced, by test. Strict: a test that passes
-# again fails the run until it is taken off the list.
-NO_FMA = "rounds twice where a fused multiply-add rounds once: just over the ratio rule"
-KNOWN_GAPS = {
-    "portable": {
-        "test_forward::test_sizes[cpu-1023-float64]": NO_FMA,
-        "test_forward::test_sizes[cpu-2049-float32]": NO_FMA,
-        "test_forward::test_sizes[cpu-2049-float64]": NO_FMA,
-        "test_forward::test_dtype_cast[cpu--1-bfloat16-float64]": NO_FMA,
-        "test_specials::test_extremes[cpu-auto-float64]": NO_FMA,
-        "test_specials::test_extremes[cpu-online-float64]": NO_FMA,
-        "test_specials::test_extremes[cpu-two_pass-float64]": NO_FMA,
-        "test_specials::test_extremes[cpu-three_pass-float64]": NO_FMA,
-    },
-    "avx2": {"test_specials::test_extremes[cpu-two_pass-float32]": "large scores: 1.5 x the bound"},
-}
-
-
 # Left out where the CUDA kernels are emulated: sizes that are about threads, caches and sums of the
 # CPU, and would take the emulator minutes.
 NOT_EMULATED = {
@@ -70,11 +52,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if f"{item.path.stem}::{item.originalname}" in NOT_EMULATED:
                 item.add_marker(skip)
-    gaps = KNOWN_GAPS.get(os.environ.get("FASTOPS_CPU_ISA", ""), {})
-    for item in items:
-        name = f"{item.path.stem}::{item.name}"
-        if name in gaps and os.environ.get("FASTOPS_SIMT") != "1":
-            item.add_marker(pytest.mark.xfail(reason=gaps[name], strict=True))
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

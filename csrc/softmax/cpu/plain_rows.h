@@ -131,7 +131,7 @@ inline ChunkResult exp_chunk(const typename Load::Value* x, int64_t n, float bas
   auto exponential = [c, m](VecF32 v) {
     return exp2<kDegree>(kExactly ? (v - m) * c : fma(v, c, m));
   };
-  VecF32 sum_a(0.f), sum_b(0.f);
+  VecF32 total(0.f), sum_a(0.f), sum_b(0.f);
   VecF32 a, b;
   int64_t j = 0;
   for (; j + kPair <= n; j += kPair) {
@@ -146,6 +146,13 @@ inline ChunkResult exp_chunk(const typename Load::Value* x, int64_t n, float bas
     sum_b = sum_b + b;
     next.second_half();
     writer.second_half();
+    // Short vectors make long sums: these start afresh now and then.
+    if constexpr (VecF32::size < 8) {
+      if (j % (16 * kPair) == 0) {
+        total = total + (sum_a + sum_b);
+        sum_a = sum_b = VecF32(0.f);
+      }
+    }
   }
   if (j < n) {
     Load::load(x + j, int(n - j), a, b);
@@ -157,7 +164,7 @@ inline ChunkResult exp_chunk(const typename Load::Value* x, int64_t n, float bas
   }
   const VecF32 most = next.finish();
   writer.finish();
-  return {sum_a + sum_b, most};
+  return {total + (sum_a + sum_b), most};
 }
 
 // The state of a row between being read and being written.

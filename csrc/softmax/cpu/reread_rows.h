@@ -49,6 +49,21 @@ struct MantissaExponent {
   }
 };
 
+// Sums of such pairs, lane by lane.
+struct PairSum {
+  VecF32 sum{0.f}, exponent{-0x1p38f};
+
+  void add(const MantissaExponent& e) { add(e.p, e.n); }
+  void add(const PairSum& other) { add(other.sum, other.exponent); }
+
+ private:
+  void add(VecF32 p, VecF32 n) {
+    const VecF32 larger = max(n, exponent);
+    sum = scale2(sum, exponent - larger) + scale2(p, n - larger);
+    exponent = larger;
+  }
+};
+
 // exp(s - lse) again from x. kPairs: by way of mantissas and exponents.
 template <typename Load, bool kPairs>
 struct Recomputed {
@@ -189,28 +204,25 @@ class RereadRows {
 
   void add_pairs(const In* x, int64_t n, ScaledSum& total) const {
     const VecF32 base2(scale_.base2), lowest(-0x1p37f / scale_.base2);
-    VecF32 sum(0.f), exponent(-0x1p38f);
-    auto add = [&](VecF32 v) {
-      const MantissaExponent e(v, base2, lowest);
-      const VecF32 larger = max(e.n, exponent);
-      sum = scale2(sum, exponent - larger) + scale2(e.p, e.n - larger);
-      exponent = larger;
-    };
+    PairSum sum_a, sum_b;  // two: half as long a chain of additions
     VecF32 a, b;
+    auto add = [&] {
+      sum_a.add({a, base2, lowest});
+      sum_b.add({b, base2, lowest});
+    };
     int64_t j = 0;
     for (; j + kPair <= n; j += kPair) {
       prefetch_pair(x + j);
       Load::load(x + j, a, b);
-      add(a);
-      add(b);
+      add();
     }
     if (j < n) {
       Load::load(x + j, int(n - j), a, b);
-      add(a);
-      add(b);
+      add();
     }
-    const float largest = hmax(exponent);
-    total.add(largest, double(hsum(scale2(sum, exponent - VecF32(largest)))), unit_);
+    sum_a.add(sum_b);
+    const float largest = hmax(sum_a.exponent);
+    total.add(largest, double(hsum(scale2(sum_a.sum, sum_a.exponent - VecF32(largest)))), unit_);
   }
 
   void write_split(const In* x, Out* out, int64_t n, const ScaledSum& total, double lse) const {

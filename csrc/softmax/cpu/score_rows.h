@@ -32,6 +32,8 @@ inline const void* advance(const Operand& o, int64_t elements) {
   return static_cast<const char*>(o.data) + elements * int64_t(size_of(o.dtype));
 }
 
+inline constexpr int64_t kSumBlock = 128;
+
 // exp of a difference to the maximum.
 inline VecF32 exp_below(VecF32 d) { return exp2(d * VecF32(kLog2eF)); }
 inline VecF64 exp_below(VecF64 d) { return exp(d); }
@@ -248,11 +250,17 @@ void score_row(const ForwardParams& p, const RowCursor& cursor, RowScratch<V> sc
     }
     scratch.chunk_max[c] = max;
     const V shift(max == -infinity<V>() ? S(0) : max);
+    // In blocks: sums of few terms lose few digits, also where a vector has only two lanes.
     V total(S(0));
-    for (int64_t j = 0; j < count; j += V::size) {
-      const V e = exp_below(V::load(values + j) - shift);
-      if (softmax && kept) e.store(values + j);
-      total = total + e;
+    for (int64_t block = 0; block < count; block += kSumBlock) {
+      const int64_t block_end = block + kSumBlock < count ? block + kSumBlock : count;
+      V part(S(0));
+      for (int64_t j = block; j < block_end; j += V::size) {
+        const V e = exp_below(V::load(values + j) - shift);
+        if (softmax && kept) e.store(values + j);
+        part = part + e;
+      }
+      total = total + part;
     }
     sum += double(hsum(total));
   }
