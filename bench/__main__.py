@@ -43,6 +43,7 @@ PEERS = {
 }
 EFFORT = {
     Density.quick: Effort(0.15, min_rounds=5),
+    Density.overview: Effort(0.4),
     Density.standard: Effort(0.4),
     Density.full: Effort(0.8, min_rounds=11),
 }
@@ -57,7 +58,7 @@ TENSOR_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     all_ops = [op for family in FAMILIES for op in family.OPS]
-    all_suites = [suite for family in FAMILIES for suite in family.SUITES]
+    all_suites = list(dict.fromkeys(suite for family in FAMILIES for suite in family.SUITES))
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--op", nargs="+", choices=all_ops, metavar="OP", help=f"one of {', '.join(all_ops)}")
@@ -68,7 +69,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=[*all_suites, "all"],
         metavar="SUITE",
         help=f"whole suites: {', '.join(all_suites)}; all of them with `all` (long). "
-        "Default: a choice from each, in about two minutes",
+        "Default: a choice from each, in about two minutes, or with --op or --check what the bars "
+        "are about",
     )
     add("--device", choices=["cpu", "cuda"], help="default: cuda where there is a GPU")
     add("--threads", nargs="+", type=int, metavar="T", help="CPU thread counts (default: 1 2)")
@@ -106,17 +108,24 @@ def select(args: argparse.Namespace) -> Selection:
     if device == "cuda":
         default_peers += ["compile", "triton"]
     size = args.tensor_mb * (1 << 20) if args.tensor_mb else TENSOR_BYTES[device]
-    density = Density.quick if args.quick else Density.full if args.shapes else Density.standard
     return Selection(
         device=device,
         threads=threads if device == "cpu" else (0,),
         dtypes=tuple(args.dtype),
-        density=density,
+        density=_density(args),
         ops=frozenset(args.op) if args.op else None,
         suites=frozenset(args.shapes) if args.shapes and "all" not in args.shapes else None,
         peers=tuple(dict.fromkeys(["torch", *(args.baseline or default_peers)])),
         tensor_bytes=int(size),
     )
+
+
+def _density(args: argparse.Namespace) -> Density:
+    if args.quick:
+        return Density.quick
+    if args.shapes:
+        return Density.full
+    return Density.standard if args.op or args.check else Density.overview
 
 
 class Runner:
@@ -161,7 +170,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     selection = select(args)
     console = make_console()
     todo = [(family, case) for family in FAMILIES for case in family.cases(selection)]
-    suites = {name: what for family in FAMILIES for name, what in family.SUITES.items()}
     if args.list:
         for _, case in todo:
             console.print(case.key)
@@ -193,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for family, case in todo:
                 printer.begin(case.key)
                 results.append(runner.run(family, case, ceilings, effort))
-                printer.show(results[-1], suites[case.suite])
+                printer.show(results[-1], family.SUITES[case.suite])
     except KeyboardInterrupt:
         console.print(f"\nInterrupted after {len(results)} of {len(todo)} cases.", style="yellow")
 

@@ -8,11 +8,13 @@ from enum import IntEnum
 
 
 class Density(IntEnum):
-    """quick: a taste in half a minute; standard: every bar in two minutes; full: every size."""
+    """quick: a taste in half a minute; overview: something of everything, in two minutes; standard:
+    every bar, in some minutes; full: every size."""
 
     quick = 0
-    standard = 1
-    full = 2
+    overview = 1
+    standard = 2
+    full = 3
 
 
 @dataclass(frozen=True)
@@ -32,4 +34,5 @@ class Selection:
         )
 
     def pick(self, quick: Sequence, standard: Sequence, full: Sequence) -> Sequence:
-        return (quick, standard, full)[self.density]
+        """An overview takes the quick choice, unless a family says otherwise."""
+        return (quick, quick, standard, full)[self.density]

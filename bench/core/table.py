@@ -52,7 +52,8 @@ class Printer:
     """Prints results as they come, under a heading per suite and op, a progress bar below them."""
 
     def __init__(self, console: Console, peers: Sequence[str], total: int) -> None:
-        self._console, self._peers = console, list(peers)
+        self._console, self._asked = console, list(peers)
+        self._peers: list[str] = []  # those that this section has
         self._section: tuple[str, str] | None = None
         self._progress = Progress(
             BarColumn(),
@@ -80,6 +81,7 @@ class Printer:
         case = result.case
         if (case.op, case.suite) != self._section:
             self._section = (case.op, case.suite)
+            self._peers = [p for p in self._asked if p in result.times or p in result.notes]
             self._console.print()
             self._console.print(Text(f"{case.op}: {suite}", style="bold"))
             self._console.print(self._row(None))

@@ -58,7 +58,8 @@ def _rows(selection: Selection, dtype: str, n: int) -> tuple[int, int]:
 
 
 def _sweep(s: Selection) -> Iterator[Case]:
-    sizes = s.pick((256, 1 << 12, 1 << 20), STANDARD, POWERS)
+    few = STANDARD if s.density == Density.overview else (256, 1 << 12, 1 << 20)
+    sizes = s.pick(few, STANDARD, POWERS)
     for dtype in s.dtypes:
         for n in sizes:
             if n <= _elements(s, dtype):
@@ -121,7 +122,7 @@ def _vit(s: Selection) -> Iterator[Case]:
         for model, (heads, tokens) in models.items():
             batch = max(1, _elements(s, dtype) // (heads * tokens * tokens))
             shape = (batch, heads, tokens, tokens)
-            if s.density == Density.quick and model != "ViT-B/16":
+            if s.density < Density.standard and model != "ViT-B/16":
                 continue
             yield from _at(s, "softmax", "vit", dtype, shape, variant=model)
             if s.density == Density.full:
