@@ -4,8 +4,8 @@
 // clocks), a maximum and two passes over an L1 scratch. One loop does three things, so that
 // reading, arithmetic and writing overlap: it exponentiates a chunk of 1024 elements against the
 // running maximum into a scratch row, finds the maximum of the chunk that comes next, and scales
-// and stores the chunk of the row before. Two scratch rows take turns, staggered so that their
-// addresses do not collide modulo 4 KB.
+// and stores the chunk of the row before, whose place in the scratch row it takes: half the cache
+// of two rows that take turns.
 //
 // -inf needs no branch: exp2 of -inf - max is 0. A NaN, or +inf - +inf, reaches the sum and from
 // there the whole row. Rows of huge scores go to the general kernel.
@@ -122,8 +122,8 @@ struct ChunkResult {
 };
 
 // Exponentials of one chunk to `to` (if kept), and their sum; the search of what comes next and the
-// writer keep step. `shift` is the maximum (kExactly), or the maximum times base2.
-
+// writer keep step. `shift` is the maximum (kExactly), or the maximum times base2. The writer may
+// read from `to` what the row before left there: it is always ahead of the stores.
 template <int kDegree, bool kKeep, bool kExactly, typename Load, typename Next, typename W>
 inline ChunkResult exp_chunk(const typename Load::Value* x, int64_t n, float base2, float shift,
                              float* to, Next next, W writer) {
@@ -133,19 +133,22 @@ inline ChunkResult exp_chunk(const typename Load::Value* x, int64_t n, float bas
   };
   VecF32 total(0.f), sum_a(0.f), sum_b(0.f);
   VecF32 a, b;
+  // A writer that had to begin within a line reads its last elements only in finish().
+  const int64_t in_step = W::in_step ? n : n - kPair;
   int64_t j = 0;
-  for (; j + kPair <= n; j += kPair) {
+  for (; j + kPair <= in_step; j += kPair) {
     Load::load(x + j, a, b);
     a = exponential(a);
-    if constexpr (kKeep) a.store(to + j);
     sum_a = sum_a + a;
     next.first_half();
     writer.first_half();
+    if constexpr (kKeep && W::kHalves) a.store(to + j);
     b = exponential(b);
-    if constexpr (kKeep) b.store(to + j + VecF32::size);
     sum_b = sum_b + b;
     next.second_half();
     writer.second_half();
+    if constexpr (kKeep && !W::kHalves) a.store(to + j);
+    if constexpr (kKeep) b.store(to + j + VecF32::size);
     // Short vectors make long sums: these start afresh now and then.
     if constexpr (VecF32::size < 8) {
       if (j % (16 * kPair) == 0) {
@@ -154,22 +157,22 @@ inline ChunkResult exp_chunk(const typename Load::Value* x, int64_t n, float bas
       }
     }
   }
-  if (j < n) {
-    Load::load(x + j, int(n - j), a, b);
+  const VecF32 most = next.finish();
+  writer.finish();
+  for (; j < n; j += kPair) {
+    Load::load(x + j, int(n - j < kPair ? n - j : kPair), a, b);
     a = exponential(a);
     b = exponential(b);
     if constexpr (kKeep) Natural<float>::store(to + j, a, b);
     sum_a = sum_a + a;
     sum_b = sum_b + b;
   }
-  const VecF32 most = next.finish();
-  writer.finish();
   return {total + (sum_a + sum_b), most};
 }
 
 // The state of a row between being read and being written.
 struct PlainRow {
-  float* values;  // exponentials, whole chunks
+  float* values;  // exponentials, whole chunks; those of the next row take their place
   float* shift;   // per chunk: what its exponentials are relative to; later its factor
   float* sum;     // per chunk
   const void* x = nullptr;
@@ -178,11 +181,13 @@ struct PlainRow {
 
   static int64_t chunks(int64_t n) { return (n + kChunk - 1) / kChunk; }
   static int64_t padded_chunks(int64_t n) { return (chunks(n) + kPair - 1) / kPair * kPair; }
-  // 272 floats of stagger: 1088 bytes.
-  static int64_t floats(int64_t n) { return chunks(n) * kChunk + 2 * padded_chunks(n) + 272; }
+  // Of two rows.
+  static int64_t floats(int64_t n) { return chunks(n) * kChunk + 4 * padded_chunks(n); }
 
-  PlainRow(float* memory, int64_t n)
-      : values(memory), shift(memory + chunks(n) * kChunk), sum(shift + padded_chunks(n)) {}
+  PlainRow(float* memory, int64_t n, int which)
+      : values(memory),
+        shift(memory + chunks(n) * kChunk + 2 * which * padded_chunks(n)),
+        sum(shift + padded_chunks(n)) {}
 };
 
 // Turns the chunks' shifts (in units of 1 / base2) into factors and returns the row's sum relative
@@ -214,9 +219,9 @@ class PlainRows {
 
   void operator()(int64_t begin, int64_t end) const {
     // Without exponentials to keep only the general kernel's fallback needs whole rows.
-    const int64_t floats = PlainRow::floats(n_);
-    auto* memory = static_cast<float*>(thread_scratch(sizeof(float) * size_t(2 * floats)));
-    PlainRow rows[2] = {{memory, n_}, {memory + floats, n_}};
+    const size_t bytes = sizeof(float) * size_t(PlainRow::floats(n_));
+    auto* memory = static_cast<float*>(thread_scratch(bytes));
+    PlainRow rows[2] = {{memory, n_, 0}, {memory, n_, 1}};
     RowCursor cursor(p_.shape, begin);
     Carry carry;
     const In* x = input(cursor);

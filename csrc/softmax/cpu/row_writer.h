@@ -105,6 +105,7 @@ class Writer {
  public:
   using Out = typename Store::Value;
   using Carry = LineCarry<Out>;
+  static constexpr bool in_step = kWhole || !kStream;  // unit j is read in step j
   static constexpr bool kHalves =
       kStream && __is_same(Store, Natural<float>) && requires(Source s) { s.half(0); };
 
@@ -173,6 +174,7 @@ class Writer {
 };
 
 struct NoWriter {
+  static constexpr bool kHalves = true, in_step = true;
   void first_half() {}
   void second_half() {}
   void finish() {}

@@ -52,21 +52,21 @@ class SmallRows {
   static int64_t groups(int64_t rows) { return (rows + kGroup - 1) / kGroup; }
 
   void operator()(int64_t begin, int64_t end) const {
-    // Twice a group's exponentials, then a row for the general kernel; 272 floats of stagger.
-    const int64_t group_floats = kGroup * padded_ + 272;
+    // A group's exponentials, each row's where the group before had its own; then a row for the
+    // general kernel.
+    const int64_t group_floats = kGroup * padded_;
     const size_t fallback = RowScratch<VecF32>::bytes(n_);
     auto* memory =
-        static_cast<float*>(thread_scratch(sizeof(float) * size_t(2 * group_floats) + fallback));
+        static_cast<float*>(thread_scratch(sizeof(float) * size_t(group_floats) + fallback));
     Group groups[2];
-    groups[0].values = memory;
-    groups[1].values = memory + group_floats;
+    groups[0].values = groups[1].values = memory;
     RowCursor cursor(p_.shape, begin * kGroup);
     Ahead ahead(p_.shape, begin * kGroup);
     locate(begin, ahead);
     for (int r = 0; r < kGroup; ++r) ahead.most[r] = max_lanes(ahead.x[r], n_);
     Carry carry;
     for (int64_t g = begin; g < end; ++g)
-      group(cursor, g, end, ahead, groups[g & 1], groups[~g & 1], carry, memory + 2 * group_floats);
+      group(cursor, g, end, ahead, groups[g & 1], groups[~g & 1], carry, memory + group_floats);
     flush(groups[~end & 1], carry);
     carry.flush();
     if (kStream) store_fence();
