@@ -10,8 +10,11 @@ namespace fastops::nm::cpu {
 // Up to here a stream of weights costs less than padding the rows to whole vectors.
 inline constexpr int64_t kStreamRows = 8;
 
-constexpr Kind plan(int64_t rows, bool transposed) {
+// pairs, amx: the CPU has the instructions and x is bf16.
+constexpr Kind plan(int64_t rows, bool transposed, bool pairs, bool amx) {
   if (transposed) return Kind::panels_transposed;
+  if (amx && rows > kStreamRows) return Kind::amx_tiles;
+  if (pairs) return Kind::pairs;
   return rows <= kStreamRows ? Kind::stream : Kind::panels;
 }
 
