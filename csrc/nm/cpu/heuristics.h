@@ -10,12 +10,19 @@ namespace fastops::nm::cpu {
 // Up to here a stream of weights costs less than padding the rows to whole vectors.
 inline constexpr int64_t kStreamRows = 8;
 
-// pairs, amx: the CPU has the instructions and x is bf16.
-constexpr Kind plan(int64_t rows, bool transposed, bool pairs, bool amx) {
+// What the CPU can do with bf16, and what it does well. Intel's cores multiply pairs (vdpbf16ps) at
+// half the rate of single numbers, so only a stream of weights gains there; AMD's at twice the
+// rate.
+struct Bf16 {
+  bool pairs = false, fast_pairs = false, amx = false;
+};
+
+constexpr Kind plan(int64_t rows, bool transposed, Bf16 bf16) {
   if (transposed) return Kind::panels_transposed;
-  if (amx && rows > kStreamRows) return Kind::amx_tiles;
-  if (pairs) return Kind::pairs;
-  return rows <= kStreamRows ? Kind::stream : Kind::panels;
+  const bool few = rows <= kStreamRows;
+  if (bf16.amx && !few) return Kind::amx_tiles;
+  if (bf16.pairs && (few || bf16.fast_pairs)) return Kind::pairs;
+  return few ? Kind::stream : Kind::panels;
 }
 
 // Rows that go through the weights together: their fp32 sums for one tile of outputs (1 KB a row)

@@ -28,9 +28,23 @@ const Kernels& kernels() {
   return chosen;
 }
 
+namespace {
+
+Bf16 bf16_abilities() {
+  Bf16 can;
+  can.pairs = kernels().pair_matmul;
+#if defined(__x86_64__)
+  can.fast_pairs = can.pairs && __builtin_cpu_is("amd");
+#endif
+  can.amx = amx::available();
+  return can;
+}
+
+}  // namespace
+
 Kind choose_kind(const Weight&, DType dtype, int64_t rows, bool transposed) {
-  const bool bf16 = dtype == DType::bf16;
-  return plan(rows, transposed, bf16 && kernels().pair_matmul, bf16 && amx::available());
+  static const Bf16 bf16 = bf16_abilities();
+  return plan(rows, transposed, dtype == DType::bf16 ? bf16 : Bf16{});
 }
 
 void matmul(const MatmulParams& p) {
