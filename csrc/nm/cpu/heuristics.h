@@ -13,6 +13,7 @@ inline constexpr int64_t kStreamRows = 8;
 // What the CPU can do with bf16, and what it does well. Intel's cores multiply pairs (vdpbf16ps) at
 // half the rate of single numbers, so only a stream of weights gains there; AMD's at twice the
 // rate.
+inline constexpr int64_t kSlowPairRows = 2;
 struct Bf16 {
   bool pairs = false, fast_pairs = false, amx = false;
 };
@@ -21,7 +22,7 @@ constexpr Kind plan(int64_t rows, bool transposed, Bf16 bf16) {
   if (transposed) return Kind::panels_transposed;
   const bool few = rows <= kStreamRows;
   if (bf16.amx && !few) return Kind::amx_tiles;
-  if (bf16.pairs && (few || bf16.fast_pairs)) return Kind::pairs;
+  if (bf16.pairs && (rows <= kSlowPairRows || bf16.fast_pairs)) return Kind::pairs;
   return few ? Kind::stream : Kind::panels;
 }
 
