@@ -10,10 +10,11 @@ namespace fastops::nm::cpu {
 // Up to here a stream of weights costs less than padding the rows to whole vectors.
 inline constexpr int64_t kStreamRows = 8;
 
-// What the CPU can do with bf16, and what it does well. Intel's cores multiply pairs (vdpbf16ps) at
-// half the rate of single numbers, so only a stream of weights gains there; AMD's at twice the
-// rate.
+// Where a CPU issues products of pairs (vdpbf16ps) slowly they gain only while the weights' memory
+// is waited for. Intel's: one for four multiply-adds; AMD's: as many.
 inline constexpr int64_t kSlowPairRows = 2;
+
+// What the CPU can do with bf16, and whether it does it well.
 struct Bf16 {
   bool pairs = false, fast_pairs = false, amx = false;
 };
