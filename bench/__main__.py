@@ -40,6 +40,7 @@ PEERS = {
     "triton": "the softmax of Triton's tutorial (GPU only)",
     "embedding_bag": "torch's embedding_bag on a finished plan (merge)",
     "tomesd": "tomesd from PyPI (merge)",
+    "fp32": "torch's product of the same weight in fp32 (nm, where it is fp16)",
 }
 EFFORT = {
     Density.quick: Effort(0.15, min_rounds=5),
@@ -104,7 +105,7 @@ def select(args: argparse.Namespace) -> Selection:
         sys.exit("python -m bench: --device cuda, but torch sees no GPU")
     cores = env.cores()
     threads = tuple(args.threads or [t for t in (1, 2) if t <= cores])
-    default_peers = ["copy", "embedding_bag", "tomesd"]
+    default_peers = ["copy", "embedding_bag", "tomesd", "fp32"]
     if device == "cuda":
         default_peers += ["compile", "triton"]
     size = args.tensor_mb * (1 << 20) if args.tensor_mb else TENSOR_BYTES[device]

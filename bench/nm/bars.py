@@ -45,6 +45,7 @@ BARS = [
     *_bars(GEMM, "fp32", {("2:4",): 1.8, QUARTER: 3.2, ("1:8",): 5.5, ("3:4", "4:8"): 0.9}),
     *_bars(GEMM, "bf16", {("2:4",): 1.4, QUARTER: 2.3, ("1:8",): 4.2, ("3:4", "4:8"): 0.9}),
     *_bars(GEMM, "fp16", {("2:4",): 7.0}),
+    Bar(f"{GEMM} fp16 2:4 over fp32", _at(GEMM, "fp16", "2:4"), speedup("fp32"), each=1.7),
     *_bars(DECODE, "fp32", {("2:4",): 1.7, ("1:4",): 3.3}, rows=1),
     *_bars(DECODE, "bf16", {("2:4",): 3.0, ("1:4",): 6.0}, rows=1, threads=1),
     *_bars(DECODE, "bf16", {("2:4",): 1.6, ("1:4",): 3.0}, rows=1, threads=2),

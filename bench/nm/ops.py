@@ -1,5 +1,5 @@
-"""The product as a user calls it, and its dense peer. Both allocate their output; the weight is
-packed before, activations are packed inside the time."""
+"""The product as a user calls it, and its dense peers: the same dtype, and fp32 beside fp16. All
+allocate their output; the weight is packed before, activations are packed inside the time."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
         OURS: [partial(fastops.nm_linear, x, weight) for _, weight in weights],
         PEER: [partial(F.linear, x, w) for w, _ in weights],
     }
+    if "fp32" in peers and dtype == torch.float16 and case.warm:
+        calls["fp32"] = [partial(F.linear, x.float(), weights[0][0].float())]
+    for call in calls[OURS]:  # packs its weight
+        call()
     weight = weights[0][1]
     sparse_bytes = weight.values.numel() * dtype.itemsize + weight.indices.numel()
     traffic = sparse_bytes + rows * (features + out) * dtype.itemsize

@@ -114,6 +114,8 @@ enum class Kind : int8_t {
   panels_transposed = 3,  // CPU: of the transposed weight, for dX
   stored_transposed = 4,  // CUDA: the stored form, read transposed
   sparse_tiles = 5,       // CUDA: fragments and metadata of mma.sp, where the pattern satisfies 2:4
+  amx_tiles = 6,          // CPU: bit masks, to be expanded into tiles of the matrix extensions
+  pairs = 7,              // CPU: lanes are outputs, two kept bf16 each; any number of rows
 };
 
 enum class Activation : int8_t { none, relu, gelu, silu };

@@ -135,8 +135,9 @@ def nm_linear(
     """``activation(x @ weight.dense().T + bias)`` without making the dense weight.
 
     Sums are fp32; the result is rounded once. On the CPU an element of x that a row of the weight
-    does not keep is never read for it: NaN or infinity there stays out of that output. On CUDA it
-    may meet a zero, as in a dense product, and make that output NaN.
+    does not keep is never read for it: NaN or infinity there stays out of that output. Matrix units
+    (CUDA, and AMX for bf16) multiply zeros as well: there it may make that output NaN, as in a
+    dense product.
 
     Args:
         x: ``[..., in_features]`` of the weight's dtype and device, any strides, any number of rows.

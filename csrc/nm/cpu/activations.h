@@ -46,25 +46,36 @@ void copy_row(const Rows& x, int64_t row, float* to, int64_t pitch) {
   }
 }
 
+// At most VecF32::size rows of features [begin, begin + count), from `to` on as [feature][pitch];
+// zeros in lanes from `rows` on.
+template <typename T>
+void pack_block(const Rows& x, int64_t row, int64_t rows, int64_t pitch, int64_t begin,
+                int64_t count, float* to) {
+  constexpr int kLanes = VecF32::size;
+  constexpr int kAhead = 256 / int(sizeof(T));  // as many streams as rows are too many for hardware
+  const T* from[kLanes];
+  for (int i = 0; i < kLanes; ++i)
+    from[i] = i < rows ? static_cast<const T*>(x.data) + x.offset(row + i) : nullptr;
+  for (int64_t f = 0; f < count; f += kLanes) {
+    const int n = int(count - f < kLanes ? count - f : kLanes);
+    VecF32 square[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      square[i] = from[i] ? load_features(from[i], x.feature_stride, begin + f, n) : VecF32(0.f);
+      if (from[i] && x.feature_stride == 1 && f + kAhead < count)
+        __builtin_prefetch(from[i] + begin + f + kAhead);
+    }
+    fastops::cpu::transpose(square);
+    for (int i = 0; i < n; ++i) square[i].store(to + (f + i) * pitch);
+  }
+}
+
 // Rows [row, row + rows) of features [begin, begin + count) as [feature][width], zeros from lane
 // `rows` on. width: a multiple of VecF32::size, at least `rows`.
 template <typename T>
 void pack_features(const Rows& x, int64_t row, int64_t rows, int64_t width, int64_t begin,
                    int64_t count, float* to) {
-  constexpr int kLanes = VecF32::size;
-  for (int64_t r = 0; r < width; r += kLanes) {
-    const T* from[kLanes];
-    for (int i = 0; i < kLanes; ++i)
-      from[i] = r + i < rows ? static_cast<const T*>(x.data) + x.offset(row + r + i) : nullptr;
-    for (int64_t f = 0; f < count; f += kLanes) {
-      const int n = int(count - f < kLanes ? count - f : kLanes);
-      VecF32 square[kLanes];
-      for (int i = 0; i < kLanes; ++i)
-        square[i] = from[i] ? load_features(from[i], x.feature_stride, begin + f, n) : VecF32(0.f);
-      fastops::cpu::transpose(square);
-      for (int i = 0; i < n; ++i) square[i].store(to + (f + i) * width + r);
-    }
-  }
+  for (int64_t r = 0; r < width; r += VecF32::size)
+    pack_block<T>(x, row + r, rows - r, width, begin, count, to + r);
 }
 
 }  // namespace

@@ -10,9 +10,21 @@ namespace fastops::nm::cpu {
 // Up to here a stream of weights costs less than padding the rows to whole vectors.
 inline constexpr int64_t kStreamRows = 8;
 
-constexpr Kind plan(int64_t rows, bool transposed) {
+// Where a CPU issues products of pairs (vdpbf16ps) slowly they gain only while the weights' memory
+// is waited for. Intel's: one for four multiply-adds; AMD's: as many.
+inline constexpr int64_t kSlowPairRows = 2;
+
+// What the CPU can do with bf16, and whether it does it well.
+struct Bf16 {
+  bool pairs = false, fast_pairs = false, amx = false;
+};
+
+constexpr Kind plan(int64_t rows, bool transposed, Bf16 bf16) {
   if (transposed) return Kind::panels_transposed;
-  return rows <= kStreamRows ? Kind::stream : Kind::panels;
+  const bool few = rows <= kStreamRows;
+  if (bf16.amx && !few) return Kind::amx_tiles;
+  if (bf16.pairs && (rows <= kSlowPairRows || bf16.fast_pairs)) return Kind::pairs;
+  return few ? Kind::stream : Kind::panels;
 }
 
 // Rows that go through the weights together: their fp32 sums for one tile of outputs (1 KB a row)

@@ -6,7 +6,8 @@
 
 namespace fastops::nm::cpu {
 
-// stream_matmul: lanes are outputs, weights are read once; panel_matmul: lanes are rows
+// stream_matmul: lanes are outputs, weights are read once; panel_matmul: lanes are rows;
+// pair_matmul: bf16 pairs, AVX-512 alone
 #define FASTOPS_NM_KERNELS(isa)                \
   namespace isa {                              \
   extern const int lanes, pitch;               \
@@ -18,6 +19,9 @@ FASTOPS_NM_KERNELS(portable)
 FASTOPS_NM_KERNELS(avx2)
 FASTOPS_NM_KERNELS(avx512)
 #undef FASTOPS_NM_KERNELS
+namespace avx512 {
+void pair_matmul(const MatmulParams& p);
+}
 
 struct Kernels {
   int lanes;  // of VecF32
@@ -25,6 +29,7 @@ struct Kernels {
   void (*stream_matmul)(const MatmulParams&);
   void (*panel_matmul)(const MatmulParams&);
   void (*weight_grad)(const WeightGradParams&);
+  void (*pair_matmul)(const MatmulParams&) = nullptr;
 };
 
 // Those of fastops::cpu::active_isa().

@@ -1,18 +1,22 @@
 // Picks the kernel: the instruction set once, the packing per call.
 #include "core/check.h"
 #include "cpu/isa.h"
+#include "nm/cpu/amx.h"
 #include "nm/cpu/heuristics.h"
 #include "nm/cpu/kernels.h"
 
 namespace fastops::nm::cpu {
 
 const Kernels& kernels() {
-#define FASTOPS_TABLE(isa) \
-  Kernels { isa::lanes, isa::pitch, isa::stream_matmul, isa::panel_matmul, isa::weight_grad }
+#define FASTOPS_TABLE(isa, ...)                                    \
+  Kernels {                                                        \
+    isa::lanes, isa::pitch, isa::stream_matmul, isa::panel_matmul, \
+        isa::weight_grad __VA_OPT__(, ) __VA_ARGS__                \
+  }
   static const Kernels chosen = [] {
     switch (fastops::cpu::active_isa()) {
 #ifdef FASTOPS_HAS_AVX512
-      case fastops::cpu::Isa::avx512: return FASTOPS_TABLE(avx512);
+      case fastops::cpu::Isa::avx512: return FASTOPS_TABLE(avx512, avx512::pair_matmul);
 #endif
 #ifdef FASTOPS_HAS_AVX2
       case fastops::cpu::Isa::avx2: return FASTOPS_TABLE(avx2);
@@ -24,8 +28,23 @@ const Kernels& kernels() {
   return chosen;
 }
 
-Kind choose_kind(const Weight&, DType, int64_t rows, bool transposed) {
-  return plan(rows, transposed);
+namespace {
+
+Bf16 bf16_abilities() {
+  Bf16 can;
+  can.pairs = kernels().pair_matmul;
+#if defined(__x86_64__)
+  can.fast_pairs = can.pairs && __builtin_cpu_is("amd");
+#endif
+  can.amx = amx::available();
+  return can;
+}
+
+}  // namespace
+
+Kind choose_kind(const Weight&, DType dtype, int64_t rows, bool transposed) {
+  static const Bf16 bf16 = bf16_abilities();
+  return plan(rows, transposed, dtype == DType::bf16 ? bf16 : Bf16{});
 }
 
 void matmul(const MatmulParams& p) {
@@ -33,8 +52,17 @@ void matmul(const MatmulParams& p) {
     case Kind::stream: return kernels().stream_matmul(p);
     case Kind::panels:
     case Kind::panels_transposed: return kernels().panel_matmul(p);
-    default: fail("fastops._nm_matmul: no such packing on the CPU");
+    case Kind::pairs:
+      if (p.x.dtype == DType::bf16 && kernels().pair_matmul) return kernels().pair_matmul(p);
+      break;
+#ifdef FASTOPS_HAS_AMX
+    case Kind::amx_tiles:
+      if (p.x.dtype == DType::bf16 && amx::available()) return amx::matmul(p);
+      break;
+#endif
+    default: break;
   }
+  fail("fastops._nm_matmul: no such packing on the CPU");
 }
 
 void weight_grad(const WeightGradParams& p) { kernels().weight_grad(p); }

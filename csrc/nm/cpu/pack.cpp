@@ -38,6 +38,36 @@ void pack_stream(const PackParams& p) {
   });
 }
 
+void pack_pairs(const PackParams& p) {
+  const PairLayout layout(p.weight);
+  constexpr int kLanes = PairLayout::kLanes;
+  const auto [n, m] = p.weight.pattern;
+  const int bits = index_bits(m);
+  const int64_t kept = p.weight.kept(), slots = 2 * layout.pairs;  // slots of a unit
+  parallel_for(0, layout.vectors, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t v = begin; v < end; ++v) {
+      uint16_t* words = reinterpret_cast<uint16_t*>(p.structure) + v * layout.words * kLanes * 2;
+      int32_t* source = p.source + v * layout.steps * kLanes * 2;
+      std::memset(words, 0, size_t(layout.words * kLanes * 2) * sizeof(*words));
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int64_t row = v * kLanes + lane;
+        const uint8_t* indices = p.indices + row * p.weight.index_row_bytes();
+        int place = 0;
+        for (int64_t slot = 0; slot < layout.steps * 2; ++slot) {
+          const int64_t j = slot % slots, q = slot / slots * layout.groups * n + j;
+          const bool real = row < p.weight.out && j < layout.groups * n && q < kept;
+          // A zero meets what its neighbour is multiplied by: an infinity elsewhere stays there.
+          if (real) place = int(j / n * m) + stored_index(indices, q, bits, m);
+          const int64_t step = slot / 2, at = lane * 2 + slot % 2;
+          source[step * kLanes * 2 + at] = real ? int32_t(row * kept + q) : -1;
+          words[step / layout.per_word * kLanes * 2 + at] |=
+              uint16_t(place << step % layout.per_word * layout.bits);
+        }
+      }
+    }
+  });
+}
+
 // One bit for each input of a tile.
 using Inputs = uint64_t;
 static_assert(kPanelInputs <= 64);
@@ -195,6 +225,43 @@ void pack_panels(const PackParams& p) {
   });
 }
 
+void pack_amx(const PackParams& p) {
+  const AmxLayout layout(p.weight);
+  const auto [n, m] = p.weight.pattern;
+  const int bits = index_bits(m);
+  const int64_t kept = p.weight.kept();
+  int64_t* start = reinterpret_cast<int64_t*>(p.structure);
+  uint32_t* masks = reinterpret_cast<uint32_t*>(p.structure + layout.masks_at());
+  for (int64_t b = 0; b <= layout.blocks; ++b) {
+    const int64_t rows = b * kAmxSide;
+    start[b] = (rows < p.weight.out ? rows : p.weight.out) * kept;
+  }
+  for (int64_t i = layout.kept; i < layout.weights(); ++i) p.source[i] = -1;
+  parallel_for(0, layout.blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      int32_t* source = p.source + start[b];
+      for (int64_t step = 0; step < layout.steps; ++step)
+        for (int64_t o = 0; o < kAmxSide; ++o) {
+          const int64_t row = b * kAmxSide + o, input = step * kAmxSide;
+          uint32_t mask = 0;
+          if (row < p.weight.out) {
+            const uint8_t* indices = p.indices + row * p.weight.index_row_bytes();
+            const int64_t last = ceil_div(input + kAmxSide, m);
+            const int64_t groups = last < p.weight.groups() ? last : p.weight.groups();
+            for (int64_t q = input / m * n; q < groups * n; ++q) {
+              const int64_t i = q / n * m + stored_index(indices, q, bits, m) - input;
+              if (i < 0 || i >= kAmxSide || mask >> i) continue;  // indices rise, or are broken
+              mask |= uint32_t(1) << i;
+              *source++ = int32_t(row * kept + q);
+            }
+          }
+          masks[(b * layout.steps + step) * kAmxSide + o] = mask;
+        }
+      while (source < p.source + start[b + 1]) *source++ = -1;
+    }
+  });
+}
+
 }  // namespace
 
 PackSizes pack_sizes(PackParams& p) {
@@ -209,13 +276,25 @@ PackSizes pack_sizes(PackParams& p) {
       const int64_t kept = p.weight.out * p.weight.kept();
       return {layout.offsets_at() + 2 * kept, kept};
     }
+    case Kind::pairs: {
+      const PairLayout layout(p.weight);
+      return {layout.structure_bytes(), layout.weights()};
+    }
+    case Kind::amx_tiles: {
+      const AmxLayout layout(p.weight);
+      return {layout.structure_bytes(), layout.weights()};
+    }
     default: fail("fastops._nm_pack: no such packing on the CPU");
   }
 }
 
 void pack(const PackParams& p) {
-  if (p.kind == Kind::stream) pack_stream(p);
-  else pack_panels(p);
+  switch (p.kind) {
+    case Kind::stream: return pack_stream(p);
+    case Kind::pairs: return pack_pairs(p);
+    case Kind::amx_tiles: return pack_amx(p);
+    default: return pack_panels(p);
+  }
 }
 
 void gather(const GatherParams& p) {

@@ -89,4 +89,52 @@ struct PanelStructure : PanelLayout {
   }
 };
 
+// ---- pairs: lanes are outputs, two kept elements each (bf16) -----------------------------------
+// A unit is the fewest whole groups that keep an even number, where 32 inputs hold two groups.
+// weights:   [vector of outputs][step][lane][2], a step being two kept elements of a unit; where a
+//            unit keeps an odd number the last is a zero
+// structure: [vector of outputs][word][lane][2] uint16, each the places in their unit of per_word
+//            steps' elements, `bits` each, the first in the low bits. Bits above those count not.
+struct PairLayout {
+  static constexpr int kLanes = 16;
+  int groups, width, pairs;  // of a unit: groups, inputs, steps
+  int bits, per_word;
+  int64_t units, steps, words, vectors;
+
+  explicit PairLayout(const Weight& w)
+      : groups(w.pattern.n % 2 && 2 * w.pattern.m <= 32 ? 2 : 1),
+        width(groups * w.pattern.m),
+        pairs((groups * w.pattern.n + 1) / 2),
+        bits(width <= 4    ? 2
+             : width <= 8  ? 3
+             : width <= 16 ? 4
+                           : 5),
+        per_word(16 / bits),
+        units(ceil_div(w.groups(), groups)),
+        steps(units * pairs),
+        words(ceil_div(steps, per_word)),
+        vectors(ceil_div(w.out, kLanes)) {}
+  int64_t structure_bytes() const { return vectors * words * kLanes * 4; }
+  int64_t weights() const { return vectors * steps * kLanes * 2; }
+};
+
+// ---- amx_tiles: 32 outputs by 32 inputs ------------------------------------------------------
+// structure: int64 start[blocks + 1], then uint32 [block of outputs][step of inputs][output]: bit i
+//            set where the output keeps input i of the step.
+// weights:   from start[block] on, in the order of the masks' bits. One load may reach kAmxOverhang
+//            beyond the last.
+inline constexpr int64_t kAmxSide = 32, kAmxOverhang = 32;
+
+struct AmxLayout {
+  int64_t blocks, steps, kept;
+
+  explicit AmxLayout(const Weight& w)
+      : blocks(ceil_div(w.out, kAmxSide)),
+        steps(ceil_div(w.in, kAmxSide)),
+        kept(w.out * w.kept()) {}
+  int64_t masks_at() const { return (blocks + 1) * int64_t(sizeof(int64_t)); }
+  int64_t structure_bytes() const { return masks_at() + blocks * steps * kAmxSide * 4; }
+  int64_t weights() const { return kept + kAmxOverhang; }
+};
+
 }  // namespace fastops::nm::cpu

@@ -44,6 +44,18 @@ struct Panel {
   int64_t width() const { return int64_t(vectors) * kLanes; }
 };
 
+// Where the results of a tile will go.
+struct Destination {
+  const char* y = nullptr;
+  int64_t row_bytes = 0, rows = 0, lines = 0;
+
+  // A store that misses waits: each row's lines are fetched while the last inputs are added.
+  void fetch(int64_t row) const {
+    if (row >= rows) return;
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(y + row * row_bytes + i * 64, 1);
+  }
+};
+
 // A packed feature by its offset in a panel of kMaxVectors.
 template <int kVectors>
 const float* at(const float* x, uint16_t offset) {
@@ -54,10 +66,12 @@ const float* at(const float* x, uint16_t offset) {
 // Sums of every pair of a tile over one panel. sums: [kPanelOutputs + 1][width].
 template <int kVectors>
 void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const float* weight,
-              const float* x, const float* next_x, float* sums, bool first_tile) {
+              const float* x, const float* next_x, float* sums, bool first_tile,
+              const Destination& to) {
   constexpr int kWidth = kVectors * kLanes;
   constexpr int kLinesPerPair = kPanelInputs * kWidth * 4 / 64 / (kPanelOutputs / 2);
   for (int64_t pair = 0; pair < pairs; ++pair, ++head) {
+    to.fetch(pair);
     for (int i = 0; i < kLinesPerPair; ++i)
       fastops::cpu::prefetch(next_x + (pair * kLinesPerPair + i) * 16);
     for (int v = 0; v < kVectors; ++v) {  // the next pair's sums, into L1
@@ -162,9 +176,9 @@ class PanelMatmul {
     x_ = static_cast<float*>(
         fastops::cpu::thread_scratch(size_t(round_up(x_size, 16) + slots * kSlot) * 4));
     float* const slots_at = x_ + round_up(x_size, 16);
-    const int64_t pieces = structure_.input_tiles * panels_;
-    parallel_for(0, pieces, slots == 1 ? pieces : 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) pack(panel_[i % panels_], i / panels_);
+    const int64_t blocks = ceil_div(rows, kLanes);
+    parallel_for(0, blocks, slots == 1 ? blocks : 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) pack(panel_[i / kMaxVectors], i % kMaxVectors * kLanes);
     });
     parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
@@ -175,10 +189,9 @@ class PanelMatmul {
     });
   }
 
-  void pack(const Panel& panel, int64_t input_tile) const {
-    const int64_t begin = input_tile * kPanelInputs;
-    pack_features<T>(p_.x, panel.row, panel.rows, panel.width(), begin,
-                     structure_.inputs_of(input_tile), x_ + panel.x_at + begin * panel.width());
+  void pack(const Panel& panel, int64_t first) const {
+    pack_block<T>(p_.x, panel.row + first, panel.rows - first, panel.width(), 0, structure_.inputs,
+                  x_ + panel.x_at + first);
   }
 
   void run_task(const Panel& panel, int64_t output_tile, float* sums, float* scratch) const {
@@ -188,9 +201,17 @@ class PanelMatmul {
       const int64_t next = i + 1 < structure_.input_tiles ? i + 1 : 0;
       kAddTile[panel.vectors - 1](structure_.heads(tile), pairs, structure_.offsets_from(tile),
                                   tile_weights(tile, scratch), x_tile(panel, i),
-                                  x_tile(panel, next), sums, i == 0);
+                                  x_tile(panel, next), sums, i == 0,
+                                  next ? Destination{} : destination(panel, output_tile));
     }
     finish(panel, output_tile, sums);
+  }
+
+  Destination destination(const Panel& panel, int64_t output_tile) const {
+    const int64_t begin = output_tile * kPanelOutputs, row_bytes = p_.outputs() * int(sizeof(T));
+    const char* y = static_cast<const char*>(p_.y) + panel.row * row_bytes;
+    return {y + begin * int(sizeof(T)), row_bytes, panel.rows,
+            ceil_div(structure_.outputs_of(output_tile) * int64_t{sizeof(T)}, 64)};
   }
 
   const float* x_tile(const Panel& panel, int64_t input_tile) const {
