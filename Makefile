@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: bench test test-python test-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
-        conformance record-conformance mutants build build-bench lint format wheel clean
+        conformance record-conformance mutants gpu build build-bench lint format wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -89,7 +89,7 @@ test-isa: build
 # The CUDA kernels, on the host (docs/simt.md): what is about them, then the families' ordinary tests,
 # then whether these have run every kernel, in every order.
 SIMT_COVERAGE := $(CURDIR)/build/simt-coverage.txt
-SIMT_ENV := FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 FASTOPS_SIMT_COVERAGE=$(SIMT_COVERAGE)
+SIMT_ENV := CI=true FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 FASTOPS_SIMT_COVERAGE=$(SIMT_COVERAGE)
 test-simt: build
 ifdef SIMT
 	@$(MAKE) --no-print-directory conformance mutants
@@ -112,6 +112,11 @@ mutants: build
 
 record-conformance: conformance
 	$(PY) -m tests.simt.record $(BUILD)/fastops_conformance
+
+# What needs a GPU: its record of the probes, and the ops' tests on it.
+gpu: record-conformance
+	$(PY) -m pytest tests --ignore tests/simt -k cuda
+	$(PY) -m pytest tests/simt/test_conformance.py
 
 # AddressSanitizer and UBSan over the native tests, and over emulated CUDA kernels.
 test-sanitize: $(VENV)/.build $(CUDA_DEPS)
