@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: bench test test-python test-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
-        conformance record-conformance build build-bench lint format wheel clean
+        conformance record-conformance mutants gpu build build-bench lint format wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -86,12 +86,17 @@ test-isa: build
 	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" $(FAMILIES) || exit 1; \
 	done
 
-# The CUDA kernels, on the host (docs/simt.md): what is about them, then the families' ordinary tests.
+# The CUDA kernels, on the host (docs/simt.md): what is about them, then the families' ordinary tests,
+# then whether these have run every kernel, in every order.
+SIMT_COVERAGE := $(CURDIR)/build/simt-coverage.txt
+SIMT_ENV := CI=true FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 FASTOPS_SIMT_COVERAGE=$(SIMT_COVERAGE)
 test-simt: build
 ifdef SIMT
-	@$(MAKE) --no-print-directory conformance
-	FASTOPS_SIMT=1 FASTOPS_REQUIRE_SIMT=1 $(PY) -m pytest -n $(JOBS) tests/simt
-	FASTOPS_SIMT=1 $(PY) -m pytest -n $(JOBS) -m "isa and not large" $(FAMILIES)
+	@$(MAKE) --no-print-directory conformance mutants
+	@rm -f $(SIMT_COVERAGE)
+	$(SIMT_ENV) $(PY) -m pytest -n $(JOBS) tests/simt
+	$(SIMT_ENV) $(PY) -m pytest -n $(JOBS) -m "isa and not large" $(FAMILIES)
+	$(PY) -m tests.simt.coverage $(SIMT_COVERAGE)
 else
 	@echo "test-simt: left out, no CUDA toolkit here (make CUDA=on test brings one)"
 endif
@@ -101,8 +106,17 @@ endif
 conformance: build
 	cmake --build $(BUILD) --target fastops_conformance
 
+# The kernels with each synchronisation behind a switch, for tests/simt/test_mutants.py.
+mutants: build
+	cmake --build $(BUILD) --target simt_mutants
+
 record-conformance: conformance
 	$(PY) -m tests.simt.record $(BUILD)/fastops_conformance
+
+# What needs a GPU: its record of the probes, and the ops' tests on it.
+gpu: record-conformance
+	$(PY) -m pytest tests --ignore tests/simt -k cuda
+	$(PY) -m pytest tests/simt/test_conformance.py
 
 # AddressSanitizer and UBSan over the native tests, and over emulated CUDA kernels.
 test-sanitize: $(VENV)/.build $(CUDA_DEPS)

@@ -14,7 +14,8 @@ list(APPEND FASTOPS_CUDA_SOURCES
 # These use instructions of sm_90.
 set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu)
 # One-instruction kernels that run on a GPU and on the host (docs/simt.md).
-set(FASTOPS_CONFORMANCE_SOURCES tests/simt/conformance/list.cpp tests/simt/conformance/warp_probes.cu)
+set(FASTOPS_CONFORMANCE_SOURCES tests/simt/conformance/list.cpp tests/simt/conformance/thread_probes.cu
+    tests/simt/conformance/warp_probes.cu)
 set(FASTOPS_CONFORMANCE_SM90_SOURCES tests/simt/conformance/hopper_probes.cu
     tests/simt/conformance/tma_probes.cu tests/simt/conformance/wgmma_probes.cu)
 

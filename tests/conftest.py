@@ -5,11 +5,16 @@ Tests marked `isa` run once per CPU instruction set: the kernels choose theirs o
 whatever exercises a kernel; tests of the layers above need only one run.
 """
 
+import ctypes
 import os
+import zlib
 
 import hypothesis
 import pytest
 import torch
+
+from tests.numerics import EMULATED
+from tests.simt.simt_lib import library_path
 
 hypothesis.settings.register_profile(
     "local",
@@ -36,9 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: needs seconds or gigabytes; -m 'not large' skips it")
 
 
-# Left out where the CUDA kernels are emulated: sizes that are about threads, caches and sums of the
-# CPU, and would take the emulator minutes.
+# Left out where the CUDA kernels are emulated: what is about threads, caches and sums of the CPU,
+# or runs the same small kernels hundreds of times, and would take the emulator minutes.
+# tests/simt/coverage.py requires that every kernel is run all the same.
 NOT_EMULATED = {
+    "test_derivatives::test_gradcheck",
     "test_determinism::test_threads",
     "test_large::test_outputs_larger_than_the_cache",
     "test_large::test_row_of_16m",
@@ -47,11 +54,22 @@ NOT_EMULATED = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("FASTOPS_SIMT") == "1":
-        skip = pytest.mark.skip(reason="not emulated: about the CPU, and too large")
+    if EMULATED:
+        skip = pytest.mark.skip(reason="not emulated: about the CPU, or too large")
         for item in items:
             if f"{item.path.stem}::{item.originalname}" in NOT_EMULATED:
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=EMULATED)
+def emulated_order(request: pytest.FixtureRequest) -> None:
+    """Spreads the emulated tests over the orders of threads and the times at which copies land."""
+    if "FASTOPS_SIMT_ORDER" in os.environ or "FASTOPS_SIMT_ASYNC" in os.environ:
+        return
+    lib = ctypes.CDLL(str(library_path("libfastops_simt")))
+    lib.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
+    chosen = zlib.crc32(request.node.nodeid.encode())
+    lib.simt_configure(chosen % 3, chosen // 3 % 2, chosen + 1)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -4,12 +4,15 @@ Every family's tests use these; nothing here knows an op.
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# The CUDA kernels serve CPU tensors (docs/simt.md), some thousand times slower.
+EMULATED = os.environ.get("FASTOPS_SIMT") == "1"
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

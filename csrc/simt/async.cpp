@@ -123,7 +123,7 @@ void Engine::store(std::vector<BulkStore> pieces, uint32_t code) {
   }
 }
 
-void Engine::wait_stores(int pending_groups, bool read, uint32_t) {
+void Engine::wait_stores(int pending_groups, bool read) {
   Machine& m = machine();
   BulkStores& stores = self->stores;
   const int64_t done = int64_t(stores.commits) - pending_groups;
@@ -238,9 +238,7 @@ void bulk_store(void* global, unsigned shared, unsigned bytes) {
 }
 
 void bulk_commit() { ++self->stores.commits; }
-void bulk_wait(int pending_groups, bool read) {
-  engine().wait_stores(pending_groups, read, code_offset(SIMT_CALLER));
-}
+void bulk_wait(int pending_groups, bool read) { engine().wait_stores(pending_groups, read); }
 
 void cp_async_arrive(unsigned barrier) {
   const uint32_t code = code_offset(SIMT_CALLER);

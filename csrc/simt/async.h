@@ -64,7 +64,7 @@ class Engine {
   bool land_one();  // false: nothing is in flight
 
   void store(std::vector<BulkStore> pieces, uint32_t code);
-  void wait_stores(int pending_groups, bool read, uint32_t code);
+  void wait_stores(int pending_groups, bool read);
 
   // `t` exits: nothing of it, and, if it is the last of its block, into that block, is in flight.
   void require_settled(Thread& t);

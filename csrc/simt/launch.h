@@ -35,6 +35,7 @@ Config& config();
 
 struct Grid {
   const char* name;
+  const void* kernel;
   dim3 grid, block;
   size_t shared_bytes;
   unsigned cluster;  // blocks per cluster along x
@@ -55,7 +56,7 @@ void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, 
   };
   const Call call{kernel, Tuple(args...)};
   run_grid(
-      Grid{name, grid, block, shared_bytes, cluster},
+      Grid{name, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, cluster},
       [](const void* context) {
         const auto& c = *static_cast<const Call*>(context);
         std::apply(c.kernel, c.args);

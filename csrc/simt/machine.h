@@ -295,6 +295,7 @@ class Machine {
 };
 
 Machine& machine();
+void note_coverage(const void* kernel);
 // The running thread; null on the host's own stack. In hooks.cpp, beside its hottest reader.
 extern __attribute__((visibility("hidden"))) Thread* self;
 

@@ -84,7 +84,6 @@ const char* name(Check check) {
     case Check::wgmma_protocol: return "wgmma-protocol";
     case Check::setmaxnreg: return "setmaxnreg";
     case Check::index_bounds: return "index-bounds";
-    case Check::launch: return "launch";
   }
   return "";
 }

@@ -30,7 +30,6 @@ enum class Check {
   wgmma_protocol,
   setmaxnreg,
   index_bounds,
-  launch,
 };
 const char* name(Check check);
 

@@ -4,7 +4,7 @@
 // Each CUDA thread is a fiber; a launch runs the grid block by block on the calling thread.
 // Memory is reached through plain C++ loads and stores: kernel files are compiled with
 // -fsanitize=thread and csrc/simt/hooks.cpp answers the sanitizer's callbacks with the checks of
-// csrc/simt/shadow.h. docs/simt.md says how to write a kernel for it.
+// csrc/simt/memory.h. docs/simt.md says how to write a kernel for it.
 #pragma once
 
 #ifndef SIMT_HOST

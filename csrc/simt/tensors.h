@@ -32,6 +32,10 @@ class Tensors {
   Tensors& operator=(const Tensors&) = delete;
 
   void add(const Tensor& tensor);
+  // A tensor of any strides; if it is only written, all of it must be. No memory or no element:
+  // nothing.
+  void add(const char* name, const void* data, size_t element_bytes, std::vector<int64_t> sizes,
+           std::vector<int64_t> strides, Access access);
   // Throws if an element of a tensor that launches were to write has not been written.
   void require_written() const;
 };

@@ -291,6 +291,17 @@ void cluster_wait() { machine().cluster_wait(SIMT_CALLER); }
 Tensors::Tensors() = default;
 Tensors::~Tensors() { memory().end_scope(); }
 void Tensors::add(const Tensor& tensor) { memory().add(tensor); }
+void Tensors::add(const char* name, const void* data, size_t element_bytes,
+                  std::vector<int64_t> sizes, std::vector<int64_t> strides, Access access) {
+  if (!data) return;
+  int64_t last = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] == 0) return;
+    last += (sizes[d] - 1) * strides[d];
+  }
+  add({name, data, size_t(last + 1) * element_bytes, element_bytes, access, access == Access::write,
+       std::move(sizes), std::move(strides)});
+}
 void Tensors::require_written() const { memory().require_written(); }
 
 }  // namespace simt

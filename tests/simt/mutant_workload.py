@@ -1,21 +1,25 @@
-"""`python mutant_workload.py LIB`: runs the ops of an emulated library, prints its first report."""
+"""`python mutant_workload.py LIBRARY`: for each line `NUMBER FAMILY...` on stdin, runs the ops of
+those families in an emulated library from which synchronisation NUMBER is left out (-1: none), and
+prints the first report as a line of JSON; "" where there is none."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
 
 import torch
 
 os.environ["FASTOPS_SM90"] = "1"
+torch.set_num_threads(1)
 torch.ops.load_library(sys.argv[1])
 lib = ctypes.CDLL(sys.argv[1])
 lib.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
 ops = torch.ops.fastops
 
 
-def workloads() -> None:
+def softmax() -> None:
     """Every kernel, with more rows than persistent blocks, more chunks than one, uneven ends."""
     for shape, dim in [
         ((9, 40), 1),
@@ -31,7 +35,7 @@ def workloads() -> None:
         ops.softmax_backward(x, y, [dim])
 
 
-def nm_workloads() -> None:
+def nm() -> None:
     """Products with 2:4 weights: more tiles than the ring has stages, more splits than one."""
     stored, stored_transposed, sparse_tiles = 0, 4, 5
     for dtype, features in ((torch.float32, 72), (torch.float16, 456), (torch.float16, 1032)):
@@ -51,11 +55,46 @@ def nm_workloads() -> None:
                 ops._nm_matmul(x, packed, structure, *weight, sparse_tiles, 0)
 
 
-for order, late in [(0, 0), (1, 1), (2, 0)]:
-    lib.simt_configure(order, late, 11)
-    try:
-        workloads()
-        nm_workloads()
-    except RuntimeError as error:
-        print(error)
-        sys.exit(0 if str(error).startswith("simt: kernel") else 1)
+def merge() -> None:
+    """Less and more tokens than a block has threads, more channels than a tile, ties, every order
+    of rows, nowhere to merge to."""
+    ops.token_match(torch.randn(1, 300, 40))
+    few = torch.arange(5, dtype=torch.int32)[None]
+    ops.token_match(torch.randn(1, 5, 8), few, num_src=5, num_dst=0)
+    for sources, destinations, tokens in [(300, 250, 600), (200, 40, 260)]:
+        part = {
+            "tokens": torch.randperm(tokens).to(torch.int32)[None],
+            "num_src": sources,
+            "num_dst": destinations,
+        }
+        scores = torch.randint(5, (1, sources)).float()
+        matches = torch.randint(destinations, (1, sources), dtype=torch.int32)
+        for order, r in [(0, 100), (0, sources), (1, 100), (2, sources)]:
+            for class_token in (False, True):
+                plan = ops.token_plan(
+                    scores, matches, tokens, r, tokens - r, **part,
+                    class_token=class_token, order=order,
+                )  # fmt: skip
+        ops.plan_compose(plan[0], None, tokens)
+    ops.token_select(torch.randint(9, (1, 300)).float(), 120, 5)
+
+
+FAMILIES = {"softmax": softmax, "nm": nm, "merge": merge}
+
+
+def first_report(families: list[str]) -> str:
+    for order, early in [(0, 0), (1, 1), (2, 0)]:
+        lib.simt_configure(order, early, 11)
+        for family in families:
+            torch.manual_seed(0)
+            try:
+                FAMILIES[family]()
+            except RuntimeError as error:
+                return str(error)
+    return ""
+
+
+for line in sys.stdin:
+    number, *families = line.split()
+    lib.simt_leave_out(int(number))
+    print(json.dumps(first_report(families)), flush=True)

@@ -24,8 +24,9 @@ __global__ void past_heap(const float* x, float* out, int n) { out[0] = x[n]; }
 int overflow(const char* which) {
   if (std::strcmp(which, "local") == 0) {
     planted::Buffers b(64, 64);
-    b.x_ints()[0] = 4;
-    planted::run(past_local_pointer, 1, 32, 0, 1, b.x_ints(), b.out);
+    int* const index = b.x_ints();
+    index[0] = 4;
+    planted::run(past_local_pointer, 1, 32, 0, 1, index, b.out);
   } else {
     const auto x = std::make_unique<float[]>(8);
     planted::Buffers b(64, 64);

@@ -11,9 +11,7 @@ from tests.simt.simt_lib import ROOT
 
 CSRC = ROOT / "csrc"
 KERNEL_FILES = sorted(
-    path
-    for pattern in ("*/cuda/**/*.cu", "*/cuda/**/*.cuh", "cuda/**/*.cuh", "cuda/**/*.h")
-    for path in CSRC.glob(pattern)
+    path for path in CSRC.glob("**/cuda/**/*") if path.suffix in (".cu", ".cuh", ".h")
 )
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 

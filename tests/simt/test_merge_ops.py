@@ -29,7 +29,7 @@ ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 
 @pytest.fixture(params=ORDERS, autouse=True)
 def order(request: pytest.FixtureRequest) -> Iterator[str]:
-    LIB.simt_configure(ORDERS[request.param], 0, 7)
+    LIB.simt_configure(ORDERS[request.param], int(request.param == "descending"), 7)
     LIB.simt_take_launches()
     yield request.param
     LIB.simt_configure(0, 0, 1)

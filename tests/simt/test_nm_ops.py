@@ -107,6 +107,15 @@ def test_gradients(dtype, pattern):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_gather(dtype):
+    values = randn(33, 24, dtype=dtype)
+    source = torch.randint(-1, values.numel(), (700,), dtype=torch.int32)
+    packed = torch.ops.fastops._nm_gather(values, source)
+    assert launched() == {"nm gather"}
+    assert torch.equal(packed, torch.where(source < 0, 0, values.flatten()[source]).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_pruning_and_compression(dtype):
     w = randn(33, 96, dtype=dtype)
     for pattern in ("2:4", "1:2", "3:8", "5:32", "2:3"):

@@ -236,27 +236,49 @@ def test_backward_other_dims(dtype: torch.dtype) -> None:
     assert {"softmax column backward", "softmax strided backward"} <= names
 
 
-def test_backward_cluster(clusters: None) -> None:
-    for dtype in FLOATS:
-        check_backward(randn(2, vectors(dtype, 9000) | 1, dtype=dtype), (1,), misalign)
-        assert "softmax cluster" in launched()
+def check_backward_with_everything(rows: int, n: int, dtype: torch.dtype) -> None:
+    mask = booleans(rows, n)
+    lengths = integers(0, n, rows)
+    part = mask & (torch.arange(n) < lengths[:, None])
+    x = randn(rows, n, dtype=dtype)
+    scores = x.double().masked_fill(~part, -torch.inf)
+    lse = scores.logsumexp(-1)
+    dy = randn(rows, n, dtype=dtype, key=5)
+    g = dy.double().masked_fill(~part, 0)
+    dy[~part] = torch.nan  # what does not take part is never looked at
+    args = {"mask": mask, "lengths": lengths}
+
+    def check(dx: Tensor, expected: Tensor) -> None:
+        size = 1 + expected.abs().max().item()
+        assert (dx.double() - expected).abs().max() <= size * TOLERANCE[dtype]
+        assert (dx[~part] == 0).all()
+
+    y = torch.softmax(scores, -1).nan_to_num(0).to(dtype)
+    p = y.double()
+    dx = ops.softmax_backward(misalign(dy), misalign(y), [-1], zero_masked_rows=True, **args)
+    check(dx, p * (g - (p * g).sum(-1, keepdim=True)))
+
+    log_y = (scores - lse[:, None]).nan_to_num(-torch.inf, neginf=-torch.inf).to(dtype)
+    dx = ops.log_softmax_backward(
+        misalign(dy), misalign(log_y), [-1], zero_masked_rows=True, **args
+    )
+    check(dx, g - log_y.double().exp() * g.sum(-1, keepdim=True))
+
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    dlse = randn(rows, dtype=acc, key=6)
+    dx = ops.logsumexp_backward(dlse, misalign(x), lse.to(acc), [-1], **args)
+    check(dx, dlse.double()[:, None] * torch.softmax(scores, -1).nan_to_num(0))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_backward_with_everything(dtype: torch.dtype) -> None:
     for _, rows, n in shapes(dtype):
-        mask = booleans(rows, n)
-        lengths = integers(0, n, rows)
-        part = mask & (torch.arange(n) < lengths[:, None])
-        scores = randn(rows, n, dtype=dtype).double().masked_fill(~part, -torch.inf)
-        y = torch.softmax(scores, -1).nan_to_num(0).to(dtype)
-        dy = randn(rows, n, dtype=dtype, key=5)
-        dy[~part] = torch.nan  # what does not take part is never looked at
-        dx = ops.softmax_backward(
-            misalign(dy), misalign(y), [-1], mask=mask, lengths=lengths, zero_masked_rows=True
-        )
-        p, g = y.double(), dy.double().masked_fill(~part, 0)
-        expected = p * (g - (p * g).sum(-1, keepdim=True))
-        tolerance = TOLERANCE[dtype]
-        torch.testing.assert_close(dx.double(), expected, atol=tolerance, rtol=tolerance)
-        assert (dx[~part] == 0).all()
+        check_backward_with_everything(rows, n, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_backward_cluster(dtype: torch.dtype, clusters: None) -> None:
+    n = vectors(dtype, 9000) | 1
+    check_backward(randn(2, n, dtype=dtype), (1,), misalign)
+    check_backward_with_everything(2, n, dtype)
+    assert "softmax cluster" in launched()

@@ -9,7 +9,6 @@ reduced dims last, in row-major order.
 
 import functools
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -19,11 +18,20 @@ import torch
 from torch import Tensor
 
 import fastops  # noqa: F401  (registers torch.ops.fastops)
-from tests.numerics import Error, accumulator, assert_ratio, exact, exact_dtype, measure, same_bits
+from tests.numerics import (
+    EMULATED,
+    Error,
+    accumulator,
+    assert_ratio,
+    exact,
+    exact_dtype,
+    measure,
+    same_bits,
+)
 
 KINDS = ("softmax", "log_softmax")
 ALGORITHMS = {"auto": 0, "online": 1, "two_pass": 2, "three_pass": 3}
-if os.environ.get("FASTOPS_SIMT") == "1":  # the CUDA kernels take the argument and know one way
+if EMULATED:  # the CUDA kernels take the argument and know one way
     ALGORITHMS = {"auto": 0}
 Dims = int | tuple[int, ...]
 

@@ -1,18 +1,15 @@
 """The same bits every time, on any number of threads."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.numerics import FLOATS, same_bits
+from tests.numerics import EMULATED, FLOATS, same_bits
 from tests.softmax.oracle import ALGORITHMS, KINDS, op
 from tests.softmax.samples import booleans, randn
-
-EMULATED = os.environ.get("FASTOPS_SIMT") == "1"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from tests.numerics import FLOATS
+from tests.numerics import EMULATED, FLOATS
 from tests.softmax.oracle import ALGORITHMS, KINDS, Problem, op
 from tests.softmax.samples import randn
 
@@ -48,8 +48,9 @@ def test_infinities_and_nan(kind, algorithm, dtype, device):
 @pytest.mark.parametrize("value", [INF, -INF, NAN])
 def test_special_in_a_long_row(value, algorithm, dtype, device):
     """Near every border of a chunk, one special value spoils (or does not) the whole row."""
-    n = 600_001
-    for place in (0, 4095, 4096, 65_535, 65_536, 300_000, 524_288, n - 1):
+    n = 140_001 if EMULATED else 600_001
+    borders = [place for place in (4095, 4096, 65_535, 65_536, 300_000, 524_288) if place < n]
+    for place in (0, *borders, n - 1):
         x = randn(2, n, dtype=dtype, device=device)
         x[0, place] = value
         for kind in (*KINDS, "logsumexp"):

@@ -145,7 +145,6 @@ __device__ __forceinline__ void fill_rows(const int32_t* map, int64_t num_tokens
     const int value = o > 0 ? offsets[o - 1] : 0;
     __syncwarp();
     if (o > 0) offsets[o] = value;
-    __syncwarp();
   }
   if (lane == 0) offsets[0] = 0;
 }
@@ -189,7 +188,6 @@ __global__ __launch_bounds__(kPlanThreads,
   Selection chosen = {0, 0};
   if (p.order != Order::rest && wanted > 0 && wanted < available)
     chosen = radix_select(part.num_src, wanted, histogram, key, eligible);
-  __syncthreads();
   const bool all = p.order == Order::rest || wanted == available;
   const auto mark = [&](int64_t i) {
     const int64_t t = part.src(sample, i);
@@ -231,7 +229,6 @@ __global__ __launch_bounds__(kPlanThreads,
       rows = number(
           n - listed, rows, partials, [&](int64_t i) { return stays(rest[i]); },
           [&](int64_t i, int row) { give(rest[i], row); });
-      __syncthreads();
     }
     const auto src = [&](int64_t i) { return part.src(sample, i); };
     const auto dst = [&](int64_t j) { return part.dst(sample, j); };
@@ -276,7 +273,6 @@ __global__ __launch_bounds__(kPlanThreads,
       for (int64_t i = thread; i < part.num_src; i += kPlanThreads)
         if (ranks[i] >= 0) give(src(i), src_row(ranks[i]));
     }
-    __syncthreads();
     number(part.num_dst, 0, partials, dst_stays, [&](int64_t j, int rank) {
       give(dst(j), second ? rank == 0 ? base + 1 : base + sources + rank : base + sources + rank);
     });
@@ -291,7 +287,6 @@ __global__ __launch_bounds__(kPlanThreads,
     const int row = known(to) ? map[to] : -1;
     map[part.src(sample, i)] = row < 0 ? -1 : row;
   }
-  __syncthreads();
   if (thread == 0) p.lengths[sample] = int32_t(rows < p.num_out ? rows : p.num_out);
   fill_rows(map, n, p.num_out, p.offsets + sample * (p.num_out + 1), p.perm + sample * n, partials);
 }
@@ -306,7 +301,6 @@ __global__ __launch_bounds__(kPlanThreads,
     if (p.next) o = o >= 0 && o < p.num_mid ? p.next[sample * p.num_mid + o] : -1;
     map[i] = o >= 0 && o < p.num_out ? o : -1;
   }
-  __syncthreads();
   fill_rows(map, n, p.num_out, p.offsets + sample * (p.num_out + 1), p.perm + sample * n, partials);
 }
 

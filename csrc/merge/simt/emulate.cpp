@@ -15,21 +15,7 @@ class Operands {
   // A tensor of any strides.
   void add(const char* name, const void* data, size_t element, std::vector<int64_t> sizes,
            std::vector<int64_t> strides, Access access) {
-    if (!data) return;
-    int64_t last = 0;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      if (sizes[d] == 0) return;
-      last += (sizes[d] - 1) * strides[d];
-    }
-    simt::Tensor tensor{name,
-                        data,
-                        size_t(last + 1) * element,
-                        element,
-                        access,
-                        access == Access::write,
-                        std::move(sizes),
-                        std::move(strides)};
-    tensors_.add(tensor);
+    tensors_.add(name, data, element, std::move(sizes), std::move(strides), access);
   }
 
   // A contiguous one.

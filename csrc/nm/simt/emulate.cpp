@@ -16,28 +16,18 @@ class Operands {
       tensors_.add({name, data, bytes, element, access, access == Access::write, {}, {}});
   }
   void matrix(const char* name, const Matrix& a, const Weight& w) {
-    if (a) strided(name, a.data, a.dtype, {w.out, w.in}, {a.row_stride, a.col_stride});
+    tensors_.add(name, a.data, size_of(a.dtype), {w.out, w.in}, {a.row_stride, a.col_stride},
+                 Access::read);
   }
   void rows(const char* name, const Rows& x) {
     std::vector<int64_t> sizes(x.size, x.size + x.dims), strides(x.stride, x.stride + x.dims);
     sizes.push_back(x.features);
     strides.push_back(x.feature_stride);
-    strided(name, x.data, x.dtype, sizes, strides);
+    tensors_.add(name, x.data, size_of(x.dtype), sizes, strides, Access::read);
   }
   void require_written() const { tensors_.require_written(); }
 
  private:
-  void strided(const char* name, const void* data, DType dtype, std::vector<int64_t> sizes,
-               std::vector<int64_t> strides) {
-    int64_t last = 0;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      if (sizes[d] == 0) return;
-      last += (sizes[d] - 1) * strides[d];
-    }
-    const size_t bytes = size_t(last + 1) * size_of(dtype);
-    tensors_.add({name, data, bytes, size_of(dtype), Access::read, false, sizes, strides});
-  }
-
   simt::Tensors tensors_;
 };
 

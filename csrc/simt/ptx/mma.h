@@ -74,7 +74,7 @@ SIMT_INLINE void mma_sp_m16n8k16_tf32(float (&d)[4], const unsigned (&a)[4], con
 
 SIMT_INLINE unsigned to_tf32(float x) {
   const unsigned bits = __builtin_bit_cast(unsigned, x);
-  if ((bits & 0x7f800000u) == 0x7f800000u) return bits & 0xffffe000u;  // infinite, or NaN below
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffffu;  // the one NaN
   return (bits + 0x1000u) & 0xffffe000u;
 }
 

@@ -34,20 +34,14 @@ class Operands {
  private:
   void add(const char* name, const Operand& operand, Access access, bool reduced) {
     if (!operand) return;
-    simt::Tensor tensor{
-        name, operand.data, 0, size_of(operand.dtype), access, access == Access::write, {}, {}};
-    int64_t last = 0;
-    auto walk = [&](int dims, const int64_t* sizes, const int64_t* strides) {
-      for (int d = 0; d < dims; ++d) {
-        tensor.sizes.push_back(sizes[d]);
-        tensor.strides.push_back(strides[d]);
-        last += (sizes[d] - 1) * strides[d];
-      }
-    };
-    walk(shape_.row_dims, shape_.row_size, operand.row_stride);
-    if (reduced) walk(shape_.reduce_dims, shape_.reduce_size, operand.reduce_stride);
-    tensor.bytes = size_t(last + 1) * tensor.element_bytes;
-    tensors_.add(tensor);
+    std::vector<int64_t> sizes(shape_.row_size, shape_.row_size + shape_.row_dims);
+    std::vector<int64_t> strides(operand.row_stride, operand.row_stride + shape_.row_dims);
+    if (reduced) {
+      const int dims = shape_.reduce_dims;
+      sizes.insert(sizes.end(), shape_.reduce_size, shape_.reduce_size + dims);
+      strides.insert(strides.end(), operand.reduce_stride, operand.reduce_stride + dims);
+    }
+    tensors_.add(name, operand.data, size_of(operand.dtype), sizes, strides, access);
   }
 
   const Shape& shape_;

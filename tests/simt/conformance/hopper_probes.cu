@@ -142,6 +142,45 @@ Words run_early_bytes() {
 }
 Words manual_early_bytes() { return counting(32); }
 
+// Bytes expected without arriving; then the barrier is dissolved, and its place holds another.
+__global__ void expect_probe(const unsigned* in, unsigned* out) {
+  __shared__ __align__(128) unsigned tile[32];
+  __shared__ __align__(8) uint64_t barrier;
+  const unsigned address = smem_addr(&barrier);
+  if (threadIdx.x == 0) {
+    mbarrier_init(address, 1);
+    fence_mbarrier_init();
+    mbarrier_expect(address, 128);
+    bulk_load(smem_addr(tile), in, 128, address);
+    mbarrier_arrive(address);
+  }
+  __syncwarp();
+  mbarrier_wait(address, 0);
+  out[threadIdx.x] = tile[threadIdx.x];
+  __syncwarp();
+  if (threadIdx.x == 0) {
+    mbarrier_invalidate(address);
+    mbarrier_init(address, 32);
+  }
+  __syncwarp();
+  tile[threadIdx.x] = threadIdx.x;
+  mbarrier_arrive(address);
+  mbarrier_wait(address, 0);
+  out[32 + threadIdx.x] = tile[31 - threadIdx.x];
+}
+
+Words run_expect() {
+  const Array in = Array::input(counting(32)), out = Array::output(64);
+  launch(expect_probe, 1, 32, 0, 1, in.data(), out.data());
+  return out.words();
+}
+
+Words manual_expect() {
+  Words words = counting(32);
+  for (uint32_t lane = 0; lane < 32; ++lane) words.push_back(31 - lane);
+  return words;
+}
+
 // ---- Bulk copies -----------------------------------------------------------------------------
 
 // In, one word on, and out again.
@@ -301,6 +340,7 @@ std::vector<Probe> hopper_probes() {
   add_stmatrix<4>(probes);
   probes.push_back({"mbarrier_parity", 90, run_parity, manual_parity});
   probes.push_back({"mbarrier_early_bytes", 90, run_early_bytes, manual_early_bytes});
+  probes.push_back({"mbarrier_expect", 90, run_expect, manual_expect});
   probes.push_back({"bulk_copy", 90, run_bulk, manual_bulk});
   probes.push_back({"cluster_multicast", 90, run_multicast, manual_multicast});
   probes.push_back({"cluster_remote_arrive", 90, run_remote_arrive, manual_remote_arrive});

@@ -6,8 +6,8 @@
 namespace conformance {
 
 std::vector<Probe> all_probes() {
-  std::vector<Probe> probes = warp_probes();
-  for (auto more : {hopper_probes(), tma_probes(), wgmma_probes()})
+  std::vector<Probe> probes = thread_probes();
+  for (auto more : {warp_probes(), hopper_probes(), tma_probes(), wgmma_probes()})
     probes.insert(probes.end(), more.begin(), more.end());
   return probes;
 }

@@ -24,6 +24,7 @@ struct Probe {
   Words (*manual)();
 };
 
+std::vector<Probe> thread_probes();
 std::vector<Probe> warp_probes();
 std::vector<Probe> hopper_probes();
 std::vector<Probe> tma_probes();

@@ -5,6 +5,7 @@
 #include "conformance/manual.h"
 #include "conformance/probe.h"
 #include "cuda/ptx/bulk_copy.cuh"
+#include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/tma.cuh"
@@ -100,6 +101,36 @@ __global__ void tma_load_probe(const __grid_constant__ CUtensorMap map, Coordina
     out[i] = reinterpret_cast<const unsigned*>(raw)[i];
 }
 
+// Block 0 of a cluster of two loads into both.
+template <int kDims>
+__global__ void tma_multicast_probe(const __grid_constant__ CUtensorMap map, Coordinates at,
+                                    unsigned bytes, unsigned* out) {
+  FASTOPS_DYNAMIC_SHARED(raw);
+  __shared__ __align__(8) uint64_t barrier;
+  const unsigned address = smem_addr(&barrier), tile = smem_addr(raw);
+  constexpr unsigned short kBoth = 3;
+  if (threadIdx.x == 0) {
+    mbarrier_init(address, 1);
+    fence_mbarrier_init();
+    mbarrier_arrive_expect(address, bytes);
+  }
+  cluster_arrive();
+  cluster_wait();
+  if (cluster_rank() == 0 && threadIdx.x == 0) {
+    const int* const x = at.x;
+    if constexpr (kDims == 2) tma_load_multicast(tile, &map, address, kBoth, x[0], x[1]);
+    if constexpr (kDims == 3) tma_load_multicast(tile, &map, address, kBoth, x[0], x[1], x[2]);
+    if constexpr (kDims == 4)
+      tma_load_multicast(tile, &map, address, kBoth, x[0], x[1], x[2], x[3]);
+    if constexpr (kDims == 5)
+      tma_load_multicast(tile, &map, address, kBoth, x[0], x[1], x[2], x[3], x[4]);
+  }
+  __syncwarp();
+  mbarrier_wait(address, 0);
+  for (unsigned i = threadIdx.x; i < bytes / 4; i += 32)
+    out[cluster_rank() * (bytes / 4) + i] = reinterpret_cast<const unsigned*>(raw)[i];
+}
+
 template <int kDims>
 __global__ void tma_store_probe(const __grid_constant__ CUtensorMap map, Coordinates at,
                                 const unsigned* in, unsigned bytes) {
@@ -132,6 +163,17 @@ Words run_tma_load() {
               out = Array::output(box_words(c));
   const CUtensorMap map = fastops::cuda::make_tensor_map(spec_of(c, tensor.data()));
   launch(tma_load_probe<c.dims>, 1, 32, box_words(c) * 4, 1, map, coordinates(c),
+         unsigned(box_words(c) * 4), out.data());
+  return out.words();
+}
+
+template <int kCase>
+Words run_tma_multicast() {
+  constexpr TmaCase c = kTmaCases[kCase];
+  const Array tensor = Array::input(tensor_image(c), bytes_of(c)),
+              out = Array::output(2 * box_words(c));
+  const CUtensorMap map = fastops::cuda::make_tensor_map(spec_of(c, tensor.data()));
+  launch(tma_multicast_probe<c.dims>, 2, 32, box_words(c) * 4, 2, map, coordinates(c),
          unsigned(box_words(c) * 4), out.data());
   return out.words();
 }
@@ -198,6 +240,14 @@ Words manual_tma_load() {
 }
 
 template <int kCase>
+Words manual_tma_multicast() {
+  Words words = manual_tma_load<kCase>();
+  const Words once = words;
+  words.insert(words.end(), once.begin(), once.end());
+  return words;
+}
+
+template <int kCase>
 Words manual_tma_store() {
   constexpr TmaCase c = kTmaCases[kCase];
   const Words in = counting(box_words(c));
@@ -216,6 +266,7 @@ void add_tma(std::vector<Probe>& probes, std::integer_sequence<int, kCase...>) {
          90, run, manual});
   };
   (add("tma_load", kCase, run_tma_load<kCase>, manual_tma_load<kCase>), ...);
+  (add("tma_multicast", kCase, run_tma_multicast<kCase>, manual_tma_multicast<kCase>), ...);
   (add("tma_store", kCase, run_tma_store<kCase>, manual_tma_store<kCase>), ...);
 }
 
