@@ -7,7 +7,7 @@ import torch
 
 import fastops
 from fastops._lib import _native
-from tests.nm.samples import PATTERNS, judge, randn, sparse
+from tests.nm.samples import DTYPES, PATTERNS, judge, randn, sparse
 from tests.numerics import LAYOUTS, lay_out, same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -58,6 +58,18 @@ def test_more_than_one_piece(kind, shape):
     w, weight = sparse(out, features, "1:4", BF16)
     x = randn(rows, features, dtype=BF16)
     judge(product(x, weight, kind), x, w, None)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_inputs(dtype):
+    """Sums over nothing: the bias alone."""
+    weight = fastops.nm_compress(torch.empty(3, 0, dtype=dtype), "2:4")
+    bias = randn(3, dtype=dtype)
+    for rows in (1, 12, 70):
+        x = torch.empty(rows, 0, dtype=dtype)
+        assert torch.equal(fastops.nm_linear(x, weight, bias), bias.expand(rows, 3))
+        assert not fastops.nm_linear(x, weight).any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

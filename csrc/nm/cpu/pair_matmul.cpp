@@ -153,9 +153,11 @@ void copy_inputs(const Rows& x, int64_t row, int64_t begin, int64_t count, bf16*
 // Rows [row, row + rows), rows <= kRowsPacked.
 void run(const MatmulParams& p, int64_t row, int64_t rows) {
   const PairLayout layout(p.weight);
-  const bool few = rows <= kStreamRows;  // then the weight is one stream
-  const int64_t whole = layout.units;
-  const int64_t chunk_units = few || whole * layout.width <= kChunk ? whole : kChunk / layout.width;
+  const bool few = rows <= kStreamRows;                   // then the weight is one stream
+  const int64_t whole = layout.units ? layout.units : 1;  // without inputs there is the bias
+  // A chunk ends with a word of indices.
+  const int64_t limit = kChunk / layout.width / layout.per_word * layout.per_word;
+  const int64_t chunk_units = few || whole <= limit ? whole : limit;
   const int64_t chunks = ceil_div(whole, chunk_units);
   const int64_t inputs = chunk_units * layout.width, pitch = round_up(inputs + kOverhang, 32);
 
