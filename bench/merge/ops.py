@@ -111,21 +111,20 @@ def _merge_unmerge_grad(i: Inputs) -> dict[str, Call]:
     return {OURS: ours, PEER: theirs}
 
 
-def _there_and_back(i: Inputs) -> dict[str, Call]:
-    side = int(i.x.shape[1] ** 0.5)
+def there_and_back(x: Tensor, r: int) -> dict[str, Call]:
+    """x [B, H W, C] of a square image."""
+    side = int(x.shape[1] ** 0.5)
     draw = torch.Generator()
 
     def ours() -> Tensor:
         plan = fastops.match_tokens(
-            i.x, r=i.model.r, partition="grid", grid=(side, side), generator=draw.manual_seed(1)
+            x, r=r, partition="grid", grid=(side, side), generator=draw.manual_seed(1)
         )
-        return fastops.unmerge_tokens(fastops.merge_tokens(i.x, plan), plan)
+        return fastops.unmerge_tokens(fastops.merge_tokens(x, plan), plan)
 
     def theirs(match: Callable) -> Tensor:
-        merge, unmerge = match(
-            i.x, side, side, 2, 2, i.model.r, False, generator=draw.manual_seed(1)
-        )
-        return unmerge(merge(i.x))
+        merge, unmerge = match(x, side, side, 2, 2, r, False, generator=draw.manual_seed(1))
+        return unmerge(merge(x))
 
     calls = {OURS: ours, PEER: partial(theirs, peer.tomesd)}
     if not tomesd_package.why_missing():
@@ -138,7 +137,7 @@ OPS: dict[str, Callable[[Inputs], dict[str, Call]]] = {
     "merge": _merge,
     "merge_out": _merge_out,
     "merge_unmerge_grad": _merge_unmerge_grad,
-    "merge_there_and_back": _there_and_back,
+    "merge_there_and_back": lambda i: there_and_back(i.x, i.model.r),
 }
 
 

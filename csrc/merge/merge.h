@@ -1,5 +1,6 @@
 // Token merging as its kernels see it: plain structs of raw pointers and int64 strides (in
-// elements), and the launchers of each backend. No torch here; csrc/merge/torch.cpp fills these in.
+// elements), and the launchers of each backend. No torch here; csrc/merge/torch_*.cpp fill these
+// in.
 //
 //   match   for every source token its most similar destination token, by cosine
 //   plan    which sources merge, and the row of the output that every token goes to
@@ -139,6 +140,7 @@ struct MergeParams {
   void* merged = nullptr;      // [batch, num_out]: the sum of sizes (of ones)
   void* log_merged = nullptr;  // [batch, num_out]
   DType size_dtype = DType::f32;
+  bool fresh = false;  // the outputs were allocated for this call
 };
 
 // dx of MergeParams, and dsize where wanted. y is needed for max, mlerp and dsize, x too.
@@ -158,6 +160,7 @@ struct MergeBackwardParams {
 struct UnmergeParams {
   PlanView plan;
   Rows y, residual, out;  // residual.data may be null
+  bool fresh = false;     // as in MergeParams
 };
 
 namespace cpu {

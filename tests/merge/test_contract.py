@@ -86,6 +86,23 @@ def test_compile(dynamic):
             torch.testing.assert_close(eager.grad, traced.grad)
 
 
+def test_compile_ragged():
+    """Rows that differ by sample, through two layers: no number leaves the device in between."""
+
+    def layers(x, mask):
+        plan = fastops.match_tokens(x, threshold=0.3, padding_mask=mask)
+        y = fastops.merge_tokens(x, plan)
+        again = fastops.match_tokens(y, threshold=0.3, padding_mask=plan.out_padding_mask)
+        both = plan.then(again)
+        y = fastops.unmerge_tokens(fastops.merge_tokens(y, again), both)
+        return y, both.cu_seqlens, fastops.prune_tokens(x, x[..., 0], 4, pool=2)
+
+    x, mask = randn(3, 20, 5), torch.rand(3, 20) < 0.2
+    compiled = torch.compile(layers, fullgraph=True, backend="aot_eager")
+    for a, b in zip(layers(x, mask), compiled(x, mask), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_inductor():
     compiled = torch.compile(merged, fullgraph=True)
     x, m = randn(2, 30, 6), randn(2, 30, 4)

@@ -66,6 +66,48 @@ def test_transformers():
         patches.patch(nn.Linear(2, 2), r=1)
 
 
+def test_timm():
+    """timm itself, where it imports: its torchvision wants a torch of the same release."""
+    try:
+        import timm
+    except Exception as error:
+        pytest.skip(f"timm does not import here: {type(error).__name__}: {error}")
+    torch.manual_seed(0)
+    for name in ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"):
+        model = timm.create_model(name, img_size=96, num_classes=10).double().eval()
+        pixels = torch.randn(2, 3, 96, 96, dtype=torch.float64)
+        tokens, prefix = 36 + model.num_prefix_tokens, model.num_prefix_tokens
+        with torch.no_grad():
+            before = model(pixels)
+            for_timm.patch(model, r=0)
+            torch.testing.assert_close(model(pixels), before)
+            for_timm.unpatch(model)
+            for_timm.patch(model, r=2)
+            got, state = model(pixels), model.token_merging
+            assert state.size.shape == (2, tokens - 24) and (state.size.sum(1) == tokens).all()
+            assert (state.source.map[:, 0] == 0).all() and state.source.num_tokens == tokens
+            assert got.isfinite().all() and not torch.equal(got, before)
+            if prefix == 1:
+                torch.testing.assert_close(got, plain_tome_timm(model, pixels, 2))
+            for_timm.unpatch(model)
+            assert torch.equal(model(pixels), before) and not hasattr(model, "token_merging")
+
+
+def plain_tome_timm(model, pixels, r):
+    """The public algorithm, in timm's blocks."""
+    x, size = model.norm_pre(model._pos_embed(model.patch_embed(pixels))), None
+    for block in model.blocks:
+        a = block.attn
+        qkv = a.qkv(block.norm1(x)).unflatten(-1, (3, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = None if size is None else size.log()[..., 0][:, None, None]
+        out = nn.functional.scaled_dot_product_attention(*qkv, attn_mask=bias)
+        x = x + a.proj(out.transpose(1, 2).flatten(2))
+        merge, _ = peer.tome(qkv[1].mean(1), r, class_token=True)
+        x, size = peer.weighted(merge, x, size)
+        x = x + block.mlp(block.norm2(x))
+    return model.forward_head(model.norm(x))
+
+
 class Attention(nn.Module):
     """As timm's: one fused projection."""
 

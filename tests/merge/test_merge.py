@@ -161,6 +161,7 @@ def test_max_of_nan():
     assert fastops.merge_tokens(x, plan, mode="max").isnan().all()
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("shape", [(8, 197, 181, 512), (1, 9000, 6000, 96)])
 def test_large(shape):
     """Large enough for threads and streaming stores."""

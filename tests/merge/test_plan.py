@@ -11,6 +11,7 @@ from fastops.merge import reference as ref
 from tests.merge.problems import OPS, check_plan, plan_of_scores, random_plan
 from tests.merge.test_match import randn, shuffled
 
+pytestmark = pytest.mark.isa
 ORDERS = ["position", "reference"]
 
 

@@ -303,7 +303,8 @@ void merge_backward(const MergeBackwardParams& p) {
   for (int t = 0; t < p.tensors; ++t) bytes += sample_bytes(p.dx[t], p.plan.num_tokens);
   bytes = at_least(bytes, p.plan.num_tokens * 16);
   if (p.mode == Mode::max || p.mode == Mode::mlerp) return by_row(p, bytes);
-  by_token(p, Tasks(p.plan.batch, p.plan.num_tokens, bytes), bytes * p.plan.batch >= kStreamBytes);
+  by_token(p, Tasks(p.plan.batch, p.plan.num_tokens, bytes),
+           use_streaming(2 * bytes * p.plan.batch, true));
 }
 
 }  // namespace fastops::merge::cpu::FASTOPS_ISA

@@ -153,7 +153,7 @@ void merge(const MergeParams& p) {
   int64_t bytes = 0;
   for (int t = 0; t < p.tensors; ++t)
     bytes += sample_bytes(p.x[t], plan.num_tokens) + sample_bytes(p.y[t], plan.num_out);
-  const bool stream = bytes * plan.batch >= 2 * kStreamBytes;
+  const bool stream = use_streaming(bytes * plan.batch, p.fresh);
   const Tasks tasks(plan.batch, plan.num_out, at_least(bytes, plan.num_tokens * 16));
   const int64_t row_bytes = (most_channels(p.x, p.tensors) * 8 + 63) / 64 * 64;
   tasks.run([&](int64_t sample, int64_t piece) {
@@ -223,7 +223,7 @@ void unmerge_tokens(const UnmergeParams& p, int64_t sample, int64_t begin, int64
 
 void unmerge(const UnmergeParams& p) {
   const int64_t bytes = sample_bytes(p.out, p.plan.num_tokens);
-  const bool stream = bytes * p.plan.batch >= kStreamBytes;
+  const bool stream = use_streaming(2 * bytes * p.plan.batch, p.fresh);
   const Tasks tasks(p.plan.batch, p.plan.num_tokens, at_least(bytes, 1));
   tasks.run([&](int64_t sample, int64_t piece) {
     const int64_t begin = p.plan.num_tokens * piece / tasks.pieces;

@@ -14,7 +14,7 @@ namespace {
 using fastops::cpu::parallel_for;
 using fastops::cpu::thread_scratch;
 
-constexpr int64_t kTokensPerTask = 4096;
+constexpr int64_t kTokensPerTask = 1024;
 
 int64_t samples_per_task(int64_t tokens) {
   return std::max<int64_t>(kTokensPerTask / std::max<int64_t>(tokens, 1), 1);

@@ -2,6 +2,7 @@
 // of rows. Internal linkage, as everything compiled per instruction set.
 #pragma once
 
+#include "cpu/cache.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "cpu/simd.h"
@@ -13,10 +14,16 @@ namespace {
 using namespace fastops::cpu;
 
 inline constexpr int64_t kBytesPerTask = 128 * 1024;  // below this a second thread does not pay
-// Streaming stores win once the output does not stay in the cache anyway.
-inline constexpr int64_t kStreamBytes = int64_t{8} << 20;
-// As far ahead of the reads as a copy needs to keep the memory busy.
+// As far ahead of reads and writes as a copy needs to keep the memory busy.
 inline constexpr int64_t kAhead = 4096;
+
+// Whether an output leaves past the cache, of `bytes` read and written. Streaming stores do not
+// read what they overwrite, which wins by an eighth where that is not in the cache, and loses by
+// 40 % where it is: so it is with memory fresh from the allocator, which either the last owner or
+// the kernel has just written, unless it cannot stay there.
+inline bool use_streaming(int64_t bytes, bool fresh) {
+  return bytes >= (fresh ? last_level_cache() : int64_t{16} << 20);
+}
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -121,19 +128,20 @@ inline void copy_row(const T* from, int64_t step, T* to, int64_t channels, bool 
     for (int64_t c = 0; c < channels; ++c) to[c] = from[c * step];
     return;
   }
-  if (!stream) {
-    __builtin_memcpy(to, from, size_t(channels) * sizeof(T));
-    return;
-  }
   constexpr int kLine = 16 / VecF32::size;  // vectors of a 64-byte line
   const float* source = reinterpret_cast<const float*>(from);
   float* target = reinterpret_cast<float*>(to);
-  const int64_t floats = channels * int64_t(sizeof(T)) / 4;
+  const int64_t bytes = channels * int64_t(sizeof(T)), floats = bytes / 64 * 16;
   for (int64_t c = 0; c < floats; c += 16) {
     __builtin_prefetch(reinterpret_cast<const char*>(source + c) + kAhead, 0, 2);
-    for (int v = 0; v < kLine; ++v)
-      VecF32::load(source + c + v * VecF32::size).stream(target + c + v * VecF32::size);
+    if (!stream) __builtin_prefetch(reinterpret_cast<char*>(target + c) + kAhead, 1);
+    for (int v = 0; v < kLine; ++v) {
+      const VecF32 values = VecF32::load(source + c + v * VecF32::size);
+      if (stream) values.stream(target + c + v * VecF32::size);
+      else values.store(target + c + v * VecF32::size);
+    }
   }
+  __builtin_memcpy(target + floats, source + floats, size_t(bytes - 4 * floats));
 }
 
 // How a batch is cut into tasks: `pieces` per sample.
