@@ -166,7 +166,8 @@ class Root {
     }
   }
 
-  // tau from the support alone, which is known by now: no error of the iteration is left.
+  // tau from the support alone, which is known by now: no error of the iteration is left. Where
+  // there is no formula for it, a better sum to divide by.
   void finish(const Candidates<V>& c, Threshold<V>& at) const {
     if constexpr (kPower == Power::linear || kPower == Power::square) {
       const S edge = S(at.tau / e_);
@@ -192,6 +193,16 @@ class Root {
         at.tau = mean - __builtin_sqrt(rest > 0 ? rest : 0);
       }
       at.total = 1;
+    } else if constexpr (sizeof(S) == 4) {
+      // What every element is divided by: small terms must not be lost beside great ones.
+      const Terms<V, kPower> terms(e_, at.tau);
+      alignas(64) S lane[V::size];
+      double total = 0;
+      for (int64_t j = 0; j < c.count; j += V::size) {
+        terms(V::load(c.d + j)).store(lane);
+        for (int i = 0; i < V::size; ++i) total += double(lane[i]);
+      }
+      at.total = total;
     }
   }
 
