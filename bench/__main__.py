@@ -21,7 +21,7 @@ except ImportError:
 
 import torch
 
-from . import merge, nm, softmax
+from . import merge, nm, relatives, softmax
 from .core import env, report
 from .core.bars import judge
 from .core.case import DTYPES, OURS, PEER, Accuracy, Case, Result, Workload
@@ -32,12 +32,13 @@ from .core.table import Printer, make_console, summarise
 from .core.timing import Effort, measure
 from .peers import compiled, tomesd_package, triton_softmax
 
-FAMILIES: tuple[ModuleType, ...] = (softmax, nm, merge)
+FAMILIES: tuple[ModuleType, ...] = (softmax, relatives, nm, merge)
 PEERS = {
     "torch": "the eager op, output allocated beforehand",
     "copy": "a plain copy of the same tensor: a roof, not a rival",
     "compile": "torch.compile of the plain formula; compiles for seconds per shape",
     "triton": "the softmax of Triton's tutorial (GPU only)",
+    "softmax": "our own softmax of the same tensor (sparse maps)",
     "embedding_bag": "torch's embedding_bag on a finished plan (merge)",
     "tomesd": "tomesd from PyPI (merge)",
     "fp32": "torch's product of the same weight in fp32 (nm, where it is fp16)",
@@ -105,7 +106,7 @@ def select(args: argparse.Namespace) -> Selection:
         sys.exit("python -m bench: --device cuda, but torch sees no GPU")
     cores = env.cores()
     threads = tuple(args.threads or [t for t in (1, 2) if t <= cores])
-    default_peers = ["copy", "embedding_bag", "tomesd", "fp32"]
+    default_peers = ["copy", "softmax", "embedding_bag", "tomesd", "fp32"]
     if device == "cuda":
         default_peers += ["compile", "triton"]
     size = args.tensor_mb * (1 << 20) if args.tensor_mb else TENSOR_BYTES[device]

@@ -2,6 +2,7 @@
 
 # Kernel sources, also read by the host emulation (csrc/simt), so set before any return.
 set(FASTOPS_CUDA_SOURCES csrc/softmax/cuda/dispatch.cu csrc/softmax/cuda/strided.cu
+  csrc/softmax/cuda/relatives/maps.cu csrc/softmax/cuda/relatives/topk.cu
   csrc/merge/cuda/match.cu csrc/merge/cuda/plan.cu csrc/merge/cuda/rows.cu)
 foreach(dtype f32 f64 f16 bf16)
   list(APPEND FASTOPS_CUDA_SOURCES csrc/softmax/cuda/forward_${dtype}.cu

@@ -216,4 +216,4 @@ def no_grad_out(name: str, inputs: Sequence[Tensor | None]) -> None:
 
 def row_count(shape: Sequence[int], dims: tuple[int, ...]) -> int:
     """Elements per row."""
-    return math.prod(shape[d] for d in dims) if shape else 1
+    return math.prod([shape[d] for d in dims]) if shape else 1

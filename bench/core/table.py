@@ -18,7 +18,7 @@ PLAIN_WIDTH = 140
 MOST_LOSSES = 30
 SPARE = ("±IQR", "floor", "GB/s", "error", f"{PEER}'s")  # left out on a narrow terminal
 LEAST_TIE = 0.995  # what prints as 1.00× is a tie
-NOT_RIVALS = ("copy",)  # a roof, not a way to do the job
+NOT_RIVALS = ("copy", "softmax")  # yardsticks, not ways to do the job
 
 
 def make_console() -> Console:

@@ -53,6 +53,48 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("logsumexp_backward(" FASTOPS_LSE_BACKWARD_ARGS ") -> Tensor");
   m.def("logsumexp_backward.out(" FASTOPS_LSE_BACKWARD_ARGS ", Tensor(a!) out) -> Tensor(a!)");
 
+  // The relatives of softmax. Backward of entmax takes its output y, the others x. row_alpha,
+  // target, and what is per row in results: reduced dims removed (row_alpha, lse, loss:
+  // accumulation dtype).
+#define FASTOPS_MAP_ARGS                                                                       \
+  "int[1] dim=-1, *, Tensor? mask=None, Tensor? lengths=None, int causal=0, float scale=1.0, " \
+  "Tensor? row_scale=None"
+#define FASTOPS_ALPHA ", float alpha=1.5, Tensor? row_alpha=None"
+  m.def("entmax(Tensor x, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
+        ", bool zero_masked_rows=False) -> Tensor");
+  m.def("entmax_backward(Tensor grad, Tensor y, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
+        ", ScalarType? dtype=None) -> Tensor");
+  m.def("entmax_alpha_backward(Tensor grad, Tensor y, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
+        ") -> Tensor");
+  m.def("entmax_loss(Tensor x, Tensor target, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
+        ", int ignore_index=-100) -> Tensor");
+  m.def("entmax_loss_backward(Tensor grad, Tensor x, Tensor target, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
+        ", int ignore_index=-100, ScalarType? dtype=None) -> Tensor");
+  m.def("pladis_softmax(Tensor x, " FASTOPS_MAP_ARGS
+        ", float lam=1.0, float alpha=1.5, bool zero_masked_rows=False) -> Tensor");
+  m.def("pladis_softmax_backward(Tensor grad, Tensor x, " FASTOPS_MAP_ARGS
+        ", float lam=1.0, float alpha=1.5, ScalarType? dtype=None) -> Tensor");
+  m.def("softpick(Tensor x, " FASTOPS_MAP_ARGS
+        ", float eps=1e-8, bool zero_masked_rows=False) -> Tensor");
+  m.def("softpick_backward(Tensor grad, Tensor x, " FASTOPS_MAP_ARGS
+        ", float eps=1e-8, ScalarType? dtype=None) -> Tensor");
+  for (const char* name : {"stablemax", "log_stablemax"}) {
+    m.def((std::string(name) + "(Tensor x, " FASTOPS_MAP_ARGS
+                               ", bool zero_masked_rows=False) -> Tensor")
+              .c_str());
+    m.def((std::string(name) + "_backward(Tensor grad, Tensor x, " FASTOPS_MAP_ARGS
+                               ", ScalarType? dtype=None) -> Tensor")
+              .c_str());
+  }
+#define FASTOPS_TOPK_ARGS                                                                   \
+  "int dim=-1, *, Tensor? mask=None, Tensor? lengths=None, int causal=0, float scale=1.0, " \
+  "Tensor? row_scale=None, bool renormalize=False"
+  m.def("softmax_topk(Tensor x, int k, " FASTOPS_TOPK_ARGS
+        ", bool zero_masked_rows=False) -> (Tensor values, Tensor indices, Tensor lse)");
+  m.def(
+      "softmax_topk_backward(Tensor grad, Tensor indices, Tensor x, Tensor lse, " FASTOPS_TOPK_ARGS
+      ", ScalarType? dtype=None) -> Tensor");
+
   // Token merging (csrc/merge/merge.h says what each argument means). tokens: int32 [1 or B, N],
   // the sources, then the destinations; without it every k-th token is a destination.
 #define FASTOPS_PARTITION_ARGS                                                           \

@@ -4,7 +4,7 @@ from torch import Tensor
 
 # How an argument's shape relates to that of x; the others are not tensors.
 _FULL = {"x", "y"}  # x's shape
-_ROWS = {"lengths", "row_scale", "grad_lse", "lse"}  # one value per row
+_ROWS = {"lengths", "row_scale", "row_alpha", "target", "grad_lse", "lse"}  # one value per row
 _BROADCAST = {"mask", "bias"}
 
 
