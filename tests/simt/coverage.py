@@ -25,7 +25,7 @@ DEFINITION = re.compile(r"__global__.*?\b(\w+)\([^()]*(?:\(\w*\)[^()]*)*\)\s*\{"
 def kernel_names() -> set[str]:
     """What the sources define as __global__."""
     names = set()
-    for path in (ROOT / "csrc").glob("*/cuda/*.cu*"):
+    for path in (ROOT / "csrc").glob("*/cuda/**/*.cu*"):
         text = re.sub(r"__launch_bounds__\([^()]*\)", "", path.read_text())
         found = DEFINITION.findall(text)
         assert len(found) == text.count("__global__"), path

@@ -33,6 +33,12 @@ def softmax() -> None:
         x = torch.randn(shape)
         y = ops.softmax(x, [dim])
         ops.softmax_backward(x, y, [dim])
+    for n, k in [(40, 7), (700, 90)]:  # a warp, and several
+        x = torch.randint(9, (2, n)).float()
+        y = ops.entmax(x, [1])
+        ops.entmax_backward(y, y, [1])
+        values, indices, lse = ops.softmax_topk(x, k)
+        ops.softmax_topk_backward(values, indices, x, lse)
 
 
 def nm() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 # csrc/cuda/tile belongs to every family that includes it.
-FILES = sorted([*CSRC.glob("*/cuda/*.cu*"), *CSRC.glob("cuda/tile/*.cuh")])
+FILES = sorted([*CSRC.glob("*/cuda/**/*.cu*"), *CSRC.glob("cuda/tile/*.cuh")])
 
 NAMES = (
     r"__syncthreads|__syncwarp|__threadfence|cluster_arrive|cluster_wait|cp_async_commit"
