@@ -72,6 +72,7 @@ def summary(run: Run) -> Figure:
         for column, (key, points) in enumerate(curves):
             axes = first = figure.add_subplot(grid[0, column], sharey=first)
             _throughput(axes, run, key, points)
+        _from_zero(first)
         if heat:
             _heat(figure.add_subplot(grid[1, :]), heat)
         _head(figure, f"fastops on {run.title}", first)
@@ -114,8 +115,15 @@ def _throughput_figure(run: Run, op: str, curves: Curves) -> Figure:
         axes.remove()
     for axes, (key, points) in zip(grid.flat, curves.items(), strict=False):
         _throughput(axes, run, key, points)
+    _from_zero(grid[0, 0])
     _head(figure, op, grid[0, 0])
     return figure
+
+
+def _from_zero(axes: Axes | None) -> None:
+    """Once all panels that share the scale are drawn: set earlier, a limit cuts off the rest."""
+    if axes:
+        axes.set_ylim(bottom=0)
 
 
 def _throughput(axes: Axes, run: Run, key: tuple[str, int], points: list[Result]) -> None:
@@ -145,7 +153,6 @@ def _throughput(axes: Axes, run: Run, key: tuple[str, int], points: list[Result]
     axes.set_xscale("log", base=2)
     ticks = [t for t in (64, 1 << 10, 1 << 14, 1 << 18, 1 << 24) if n[0] <= t <= n[-1]]
     axes.set_xticks(ticks, [size(t) for t in ticks])
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("row length N")
     case: Case = points[0].case
     axes.set_title(
