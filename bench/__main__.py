@@ -30,7 +30,7 @@ from .core.pool import Pool
 from .core.select import Density, Selection
 from .core.table import Printer, make_console, summarise
 from .core.timing import Effort, measure
-from .peers import compiled, tomesd_package, triton_softmax
+from .peers import compiled, entmax_package, tomesd_package, triton_softmax
 
 FAMILIES: tuple[ModuleType, ...] = (softmax, relatives, nm, merge)
 PEERS = {
@@ -39,6 +39,7 @@ PEERS = {
     "compile": "torch.compile of the plain formula; compiles for seconds per shape",
     "triton": "the softmax of Triton's tutorial (GPU only)",
     "softmax": "our own softmax of the same tensor (sparse maps)",
+    "entmax": "entmax from PyPI, what sparse maps call torch's time (relatives)",
     "embedding_bag": "torch's embedding_bag on a finished plan (merge)",
     "tomesd": "tomesd from PyPI (merge)",
     "fp32": "torch's product of the same weight in fp32 (nm, where it is fp16)",
@@ -106,7 +107,7 @@ def select(args: argparse.Namespace) -> Selection:
         sys.exit("python -m bench: --device cuda, but torch sees no GPU")
     cores = env.cores()
     threads = tuple(args.threads or [t for t in (1, 2) if t <= cores])
-    default_peers = ["copy", "softmax", "embedding_bag", "tomesd", "fp32"]
+    default_peers = ["copy", "entmax", "softmax", "embedding_bag", "tomesd", "fp32"]
     if device == "cuda":
         default_peers += ["compile", "triton"]
     size = args.tensor_mb * (1 << 20) if args.tensor_mb else TENSOR_BYTES[device]
@@ -233,6 +234,7 @@ def _present_peers(console: Console, asked: Sequence[str], device: str) -> tuple
     missing = {
         "compile": compiled.why_missing(device),
         "triton": triton_softmax.why_missing(device),
+        "entmax": entmax_package.why_missing(),
         "tomesd": tomesd_package.why_missing(),
     }
     for name in PEERS:

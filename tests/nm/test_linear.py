@@ -162,9 +162,7 @@ def test_special_activations_reach_where_they_are_kept(device, rows):
 
 
 @pytest.mark.parametrize("rows", [1, 4, 100])
-def test_same_bits_on_any_thread_count(device, rows):
-    if device != "cpu":
-        pytest.skip("threads are the CPU's")
+def test_same_bits_on_any_thread_count(rows):
     _, weight = sparse(700, 256, "2:4")
     x = randn(rows, 256)
     before = torch.get_num_threads()

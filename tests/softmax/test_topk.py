@@ -115,6 +115,17 @@ def test_gradient(dtype, renormalize, dim, device):
     assert (dx[~mask] == 0).all()
 
 
+def test_edited_indices_stay_in_the_row(device):
+    """Written by hand they may be anything; out of the row they count as without gradient."""
+    x, grad = randn(4, 50, device=device), randn(4, 6, device=device, key=1)
+    _, indices, lse = torch.ops.fastops.softmax_topk(x, 6)
+    backward = torch.ops.fastops.softmax_topk_backward
+    outside = torch.tensor([-1, 50, -(2**62), 2**62], device=device)
+    edited, muted = indices.clone(), grad.clone()
+    edited[:, 2], muted[:, 2] = outside, 0
+    torch.testing.assert_close(backward(grad, edited, x, lse), backward(muted, indices, x, lse))
+
+
 @pytest.mark.parametrize("renormalize", [False, True])
 def test_gradcheck(renormalize):
     x = randn(3, 7, dtype=torch.float64).requires_grad_()

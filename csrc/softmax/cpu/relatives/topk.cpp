@@ -197,12 +197,15 @@ class Topk {
   }
 
   // dx = p (dv 1[chosen] - sum dv v): softmax's, of a gradient that is 0 but for k elements.
+  // Indices that point out of the row, which no forward gives, choose nothing.
   void gradient(const RowCursor& cursor, S* s) const {
     const S scale = scale_of<V>(p_, cursor), lse = cursor.at<S>(p_.lse);
     const bool stream = streams(p_.shape, p_.out);
     load_row<V>(p_, p_.x, cursor, scale, s);
     const int64_t* indices =
         static_cast<const int64_t*>(p_.indices.data) + cursor.offset(p_.indices.row_stride);
+    const auto index = [&](int64_t i) { return indices[i * p_.indices_stride]; };
+    const auto in_row = [&](int64_t j) { return j >= 0 && j < n_; };
     const V from(lse), zero(S(0)), low(-infinity<V>());
     // A row without a score above -inf has no gradient.
     if (lse == -infinity<V>())
@@ -211,7 +214,8 @@ class Topk {
       using T = decltype(t);
       const T* dv = static_cast<const T*>(p_.values.data) + cursor.offset(p_.values.row_stride);
       const auto chosen = [&](int64_t i) {
-        return hmax(exp_below(V(s[indices[i * p_.indices_stride]]) - from));
+        const int64_t j = index(i);
+        return in_row(j) ? hmax(exp_below(V(s[j]) - from)) : S(0);
       };
       const auto grad = [&](int64_t i) {
         S lane[V::size];
@@ -229,9 +233,10 @@ class Topk {
         return select(v == low, zero, exp_below(v - from) * factor);
       });
       for (int64_t i = 0; i < k_; ++i) {
+        if (!in_row(index(i))) continue;
         const S v = chosen(i);
         const S ds = v == 0 ? S(0) : v * (grad(i) - S(inner)) * scale;
-        store_element<V>(p_.shape, p_.out, cursor, indices[i * p_.indices_stride], ds);
+        store_element<V>(p_.shape, p_.out, cursor, index(i), ds);
       }
     });
   }

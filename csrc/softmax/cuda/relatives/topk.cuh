@@ -145,7 +145,7 @@ __global__ __launch_bounds__(kRowThreadsMost,
 }
 
 // dx of softmax for a gradient that is 0 but for k elements: what they say is overwritten by what
-// all say.
+// all say. Indices that point out of the row, which no forward gives, choose nothing.
 //
 //   bytes     x once, dx once, and k elements of each again     barriers  3
 template <typename Acc>
@@ -173,7 +173,9 @@ __global__ __launch_bounds__(kRowThreadsMost,
   double sums[1] = {0};
 #pragma unroll 1
   for (int64_t i = threadIdx.x; i < k && !empty; i += blockDim.x) {
-    const Acc v = value_of(indices[i * p.indices_stride]);
+    const int64_t j = indices[i * p.indices_stride];
+    if (j < 0 || j >= n) continue;
+    const Acc v = value_of(j);
     if (v != Acc(0)) sums[0] += static_cast<double>(v) * static_cast<double>(grad_of(i));
   }
   block_sums(sums, partials);
@@ -187,6 +189,7 @@ __global__ __launch_bounds__(kRowThreadsMost,
 #pragma unroll 1
   for (int64_t i = threadIdx.x; i < k && !empty; i += blockDim.x) {
     const int64_t j = indices[i * p.indices_stride];
+    if (j < 0 || j >= n) continue;
     const Acc v = value_of(j);
     store(p, p.out, out, j, v == Acc(0) ? Acc(0) : v * (grad_of(i) - inner) * row.scale);
   }
