@@ -195,6 +195,10 @@ struct PlainRow {
 inline double finish_chunks(const PlainRow& row, int64_t chunks, float last, float base2,
                             bool empty, bool zero_masked) {
   double total = 0;
+  if (chunks == 1 && !empty) {  // the chunk is relative to the final shift already
+    row.shift[0] = 1.f / row.sum[0];
+    return double(row.sum[0]);
+  }
   for (int64_t c = 0; c < chunks; c += VecF32::size) {
     const int lanes = int(chunks - c < VecF32::size ? chunks - c : VecF32::size);
     const VecF32 below = VecF32::load(row.shift + c, lanes) - VecF32(last);
