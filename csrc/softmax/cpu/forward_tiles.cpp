@@ -4,7 +4,7 @@
 // the running maximum once; what is kept of an element is exp(score - maximum so far), and the
 // last pass multiplies by exp(that maximum - the final one) / sum. A tile too long for L2 computes
 // its scores again instead. The last pass of a tile is interleaved with the first of the next one,
-// so that reads and writes of memory overlap.
+// whose groups take the place of those that are done, so that reads and writes of memory overlap.
 #include "cpu/exp.h"
 #include "softmax/cpu/kernels.h"
 #include "softmax/cpu/tiles.h"
@@ -12,7 +12,7 @@
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
 
-constexpr int64_t kKeptBytes = 1 << 19;  // scratch of a tile; two tiles fill L2
+constexpr int64_t kKeptBytes = 1 << 20;  // scratch of a tile: the L2 of a Zen 4
 
 template <typename V>
 class ForwardTiles {
@@ -62,13 +62,11 @@ class ForwardTiles {
 
   void work(int64_t begin, int64_t end) const {
     const int64_t scores = (kept_ ? n_ : kGroup) * lanes_, tops = kept_ ? groups_ * lanes_ : 0;
-    // The halves start 17 lines apart modulo a page, or their lines would share L1 sets.
-    const int64_t each = (scores + tops) * int64_t(sizeof(S)) / 4096 * 4096 + 4096 + 17 * 64;
-    char* scratch = static_cast<char*>(fastops::cpu::thread_scratch(size_t(2 * each)));
+    S* scratch = static_cast<S*>(fastops::cpu::thread_scratch(sizeof(S) * size_t(scores + tops)));
     Tile tiles[2];
-    for (int i = 0; i < 2; ++i) {
-      tiles[i].scores = reinterpret_cast<S*>(scratch + i * each);
-      tiles[i].tops = tiles[i].scores + scores;
+    for (Tile& t : tiles) {
+      t.scores = scratch;
+      t.tops = scratch + scores;
     }
     Tile* ready = nullptr;
     for (int64_t index = begin; index < end; ++index) {

@@ -61,7 +61,17 @@ class Tiling {
 // Where an operand's elements are for the rows of one tile.
 struct LaneOperand {
   int64_t lane[kMaxLanes];
-  bool adjacent;  // lane[c] == lane[0] + c
+  int runs;                     // stretches of lanes that are neighbours in memory
+  int8_t begin[kMaxLanes + 1];  // of each run; then the width
+
+  // Whether runs are long enough to be moved as (parts of) vectors.
+  bool in_runs() const { return runs * 4 <= begin[runs]; }
+
+  // body(first lane, its offset, lanes) of each run.
+  template <typename Body>
+  void each_run(const Body& body) const {
+    for (int r = 0; r < runs; ++r) body(begin[r], lane[begin[r]], begin[r + 1] - begin[r]);
+  }
 };
 
 // Offsets of a group's elements within a row.
@@ -92,7 +102,9 @@ class TileMemory {
   void place(LaneOperand& at, const Operand& o, const RowCursor& row, int c) const {
     if (!o) return;
     at.lane[c] = row.offset(o.row_stride);
-    at.adjacent = c == 0 || (at.adjacent && at.lane[c] == at.lane[0] + c);
+    if (c == 0) at.runs = 0;
+    if (c == 0 || at.lane[c] != at.lane[c - 1] + 1) at.begin[at.runs++] = int8_t(c);
+    at.begin[at.runs] = int8_t(c + 1);
   }
 
   // to[i * lanes + c] = element i of the group in row c.
@@ -102,18 +114,20 @@ class TileMemory {
     element_offsets(shape_, o, g, element);
     with_float(o.dtype, [&]<typename T>() {
       const T* data = static_cast<const T*>(o.data);
-      if (at.adjacent) {
+      if (at.in_runs()) {
         const int64_t ahead = shape_.reduce_dims == 1 ? kGroup * o.reduce_stride[0] : 0;
-        for (int i = 0; i < g.count; ++i) {
-          const T* from = data + at.lane[0] + element[i];
-          int c = 0;
-          for (; c + V::size <= width; c += V::size) {
-            fastops::cpu::prefetch(from + ahead + c);
-            V::load(from + c).store(to + i * lanes + c);
+        return at.each_run([&](int first, int64_t lane, int count) {
+          for (int i = 0; i < g.count; ++i) {
+            const T* from = data + lane + element[i];
+            S* row = to + i * lanes + first;
+            int c = 0;
+            for (; c + V::size <= count; c += V::size) {
+              fastops::cpu::prefetch(from + ahead + c);
+              V::load(from + c).store(row + c);
+            }
+            if (c < count) V::load(from + c, count - c).store(row + c, count - c);
           }
-          if (c < width) V::load(from + c, width - c).store(to + i * lanes + c);
-        }
-        return;
+        });
       }
       each(o, g, width,
            [&](int i, int c) { to[i * lanes + c] = scalar(data[at.lane[c] + element[i]]); });
@@ -127,19 +141,21 @@ class TileMemory {
     element_offsets(shape_, o, g, element);
     with_float(o.dtype, [&]<typename T>() {
       T* data = static_cast<T*>(o.data);
-      if (at.adjacent) {
-        for (int i = 0; i < g.count; ++i) {
-          T* to = data + at.lane[0] + element[i];
-          const bool whole = stream && reinterpret_cast<uintptr_t>(to) % 64 == 0;
-          int c = 0;
-          for (; c + V::size <= width; c += V::size) {
-            const V value = V::load(from + i * lanes + c);
-            if (whole) value.stream(to + c);
-            else value.store(to + c);
+      if (at.in_runs()) {
+        return at.each_run([&](int first, int64_t lane, int count) {
+          for (int i = 0; i < g.count; ++i) {
+            T* to = data + lane + element[i];
+            const S* row = from + i * lanes + first;
+            const bool whole = stream && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+            int c = 0;
+            for (; c + V::size <= count; c += V::size) {
+              const V value = V::load(row + c);
+              if (whole) value.stream(to + c);
+              else value.store(to + c);
+            }
+            if (c < count) V::load(row + c, count - c).store(to + c, count - c);
           }
-          if (c < width) V::load(from + i * lanes + c).store(to + c, width - c);
-        }
-        return;
+        });
       }
       each(o, g, width, [&](int i, int c) {
         V::load(from + i * lanes + c, 1).store(data + at.lane[c] + element[i], 1);
@@ -153,10 +169,11 @@ class TileMemory {
     int64_t element[kGroup];
     element_offsets(shape_, o, g, element);
     const uint8_t* data = static_cast<const uint8_t*>(o.data);
-    if (at.adjacent) {
-      for (int i = 0; i < g.count; ++i)
-        __builtin_memcpy(to + i * kMaxLanes, data + at.lane[0] + element[i], size_t(width));
-      return;
+    if (at.in_runs()) {
+      return at.each_run([&](int first, int64_t lane, int count) {
+        for (int i = 0; i < g.count; ++i)
+          __builtin_memcpy(to + i * kMaxLanes + first, data + lane + element[i], size_t(count));
+      });
     }
     each(o, g, width, [&](int i, int c) { to[i * kMaxLanes + c] = data[at.lane[c] + element[i]]; });
   }
