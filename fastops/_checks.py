@@ -30,6 +30,11 @@ def is_tensor(name: str, arg: str, value: Any) -> None:
         raise TypeError(f"{name}: expected {arg} of a strided layout, got {value.layout}")
 
 
+def is_bool(name: str, arg: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected {arg} to be a bool, got {type(value).__name__}")
+
+
 def is_floating(name: str, arg: str, t: Tensor) -> None:
     if t.dtype not in FLOATING:
         raise TypeError(f"{name}: expected {arg} of dtype {_FLOATING_NAMES}, got {t.dtype}")

@@ -97,9 +97,8 @@ def match_tokens(
     if metric.ndim == 4 and metric.shape[1] == 0:
         raise ValueError(f"{name}: expected metric of at least one head, got {metric.shape}")
     check.one_of(name, "order", order, ORDERS[:2])
-    for arg, value in (("class_token", class_token), ("distill_token", distill_token)):
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}: expected {arg} to be a bool, got {type(value).__name__}")
+    check.is_bool(name, "class_token", class_token)
+    check.is_bool(name, "distill_token", distill_token)
     batch, n = metric.shape[0], metric.shape[-2]
     if padding_mask is not None:
         check_padding(name, padding_mask, metric, batch, n)
@@ -257,10 +256,7 @@ def merge_tokens(
     code = _mode(name, mode)
     if return_size is None:
         return_size = size is not None
-    elif not isinstance(return_size, bool):
-        raise TypeError(
-            f"{name}: expected return_size to be a bool, got {type(return_size).__name__}"
-        )
+    check.is_bool(name, "return_size", return_size)
     column = False
     if size is not None:
         check.is_tensor(name, "size", size)

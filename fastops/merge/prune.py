@@ -65,6 +65,8 @@ def prune_plan(
         raise ValueError(
             f"{name}: expected keep >= 0, pool >= 0 and keep + pool <= {n}, got {keep} and {pool}"
         )
+    check.is_bool(name, "class_token", class_token)
+    check.is_bool(name, "distill_token", distill_token)
     if keep < class_token + distill_token:
         raise ValueError(f"{name}: expected keep to cover class and distillation token, got {keep}")
     if padding_mask is not None:

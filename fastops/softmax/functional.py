@@ -196,8 +196,7 @@ def logsumexp(
         )  # fmt: skip
     check.is_tensor(name, "x", x)
     check.is_floating(name, "x", x)
-    if not isinstance(keepdim, bool):
-        raise TypeError(f"{name}: expected keepdim to be a bool, got {type(keepdim).__name__}")
+    check.is_bool(name, "keepdim", keepdim)
     dims = check.dims(name, dim, x.ndim)
     acc = accumulation_dtype(x.dtype)
     score = _score_args(name, x, dims, mask, bias, lengths, causal, scale, acc)
@@ -293,10 +292,7 @@ def _normalize(
     check.is_floating(name, "x", x)
     check.one_of(name, "masked_rows", masked_rows, tuple(_MASKED_ROWS))
     check.one_of(name, "algorithm", algorithm, tuple(_ALGORITHMS))
-    if not isinstance(return_lse, bool):
-        raise TypeError(
-            f"{name}: expected return_lse to be a bool, got {type(return_lse).__name__}"
-        )
+    check.is_bool(name, "return_lse", return_lse)
     dims = check.dims(name, dim, x.ndim)
     acc = accumulation_dtype(x.dtype, dtype)
     score = _score_args(name, x, dims, mask, bias, lengths, causal, scale, acc)

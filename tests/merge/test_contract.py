@@ -292,3 +292,6 @@ def test_bad_prune():
         fastops.prune_tokens(X, scores[0], 3)
     with pytest.raises(ValueError, match="keep to cover class"):
         fastops.prune_tokens(X, scores, 0, class_token=True)
+    for token in ("class_token", "distill_token"):
+        with pytest.raises(TypeError, match=f"expected {token} to be a bool, got int"):
+            fastops.prune_tokens(X, scores, 3, **{token: 1})

@@ -70,10 +70,7 @@ def softmax_topk(
     n = check.row_count(x.shape, dims)
     if not 0 <= k <= n:
         raise ValueError(f"{name}: expected k in [0, {n}] (x.shape[{dims[0]}]), got {k}")
-    if not isinstance(renormalize, bool):
-        raise TypeError(
-            f"{name}: expected renormalize to be a bool, got {type(renormalize).__name__}"
-        )
+    check.is_bool(name, "renormalize", renormalize)
     values, indices, _ = call(
         _load.op("softmax_topk"), (x, score["row_scale"]), x, k, dims[0],
         renormalize=renormalize, **score,
