@@ -6,6 +6,7 @@
 #include "softmax/cpu/score_rows.h"
 #include "softmax/cpu/small_rows.h"
 #include "softmax/cpu/small_score_rows.h"
+#include "softmax/cpu/tiny_rows.h"
 
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
@@ -55,9 +56,25 @@ void run_plain_rows(const ForwardParams& p) {
   else run_plain_rows<kKind, kDegree, false, Load, Store>(p);
 }
 
+bool tiny(const ForwardParams& p) {
+  return p.shape.n <= kTinyRow && !reread_rows(p.algorithm, p.shape.rows, p.shape.n);
+}
+
+template <Kind kKind, typename In, typename Out>
+void run_tiny_rows(const ForwardParams& p) {
+  const int64_t n = p.shape.n, rows = p.shape.rows;
+  parallel_for(0, (rows + kGroup - 1) / kGroup, rows_per_task(n * kGroup),
+               TinyRows<kKind, In, Out>(p));
+}
+
 template <typename Load, typename Store>
 void run_plain_kind(const ForwardParams& p) {
   using Out = typename Store::Value;
+  if (tiny(p)) {
+    using In = typename Load::Value;
+    if (p.kind == Kind::log_softmax) return run_tiny_rows<Kind::log_softmax, In, Out>(p);
+    return run_tiny_rows<Kind::softmax, In, Out>(p);
+  }
   // Half results hide the error of a shorter polynomial; an fp32 lse would not.
   constexpr int kShort = __is_same(Out, float) ? 5 : __is_same(Out, bf16) ? 3 : 4;
   if (p.kind == Kind::log_softmax) return run_plain_rows<Kind::log_softmax, 5, Load, Store>(p);
@@ -79,7 +96,8 @@ bool run_plain(const ForwardParams& p) {
     if constexpr (__is_same(In, double)) {
       return false;
     } else if (!p.out) {
-      run_plain_rows<Kind::logsumexp, 5, false, Natural<In>, Natural<In>>(p);
+      if (tiny(p)) run_tiny_rows<Kind::logsumexp, In, In>(p);
+      else run_plain_rows<Kind::logsumexp, 5, false, Natural<In>, Natural<In>>(p);
       return true;
     } else {
       return with_float(p.out.dtype, [&](auto out) {
