@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: bench test test-python test-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
-        conformance record-conformance mutants gpu build build-bench lint format wheel clean
+        conformance record-conformance mutants sass gpu model tables build build-bench lint format wheel clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -71,8 +71,12 @@ build-bench: $(VENV)/.bench $(CUDA_DEPS)
 test-native: build
 	$(BUILD)/fastops_native_tests
 
-test-python: build
+test-python: sass
 	$(PY) -m pytest -n $(JOBS) tests --ignore tests/simt
+
+# The instructions of each CUDA kernel, for tests/build/test_sass.py; read anew where one changed.
+sass: build $(if $(filter on,$(CUDA)),$(VENV)/.disassembler)
+	$(PY) cmake/sass_report.py fastops/_lib/libfastops_cuda.so
 
 # The kernels again, on each instruction set this machine would not choose by itself.
 define OTHER_ISAS

@@ -6,7 +6,7 @@
 
 CMake runs the first as the launcher of the CUDA compiler and the second after linking. The result
 lies beside the library: `{architecture: {kernel: {registers, stack, spill_stores, spill_loads,
-shared}}}`.
+shared, advice}}}`, where `advice` lists the codes of ptxas' remarks on wgmma (C7510 to C7519).
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
+ADVICE = re.compile(r"\((C75\d\d)\).*?'(\w+)'")
 CHATTER = ("ptxas info", "    ")
 
 
-def parse(lines: list[str]) -> list[dict[str, str | int]]:
+def parse(lines: list[str]) -> list[dict[str, Any]]:
     """One record per kernel and architecture from the output of `ptxas -v`."""
-    records: list[dict[str, str | int]] = []
+    records: list[dict[str, Any]] = []
+    advice: dict[str, set[str]] = {}
     for line in lines:
-        if match := ENTRY.search(line):
+        if match := ADVICE.search(line):
+            advice.setdefault(match[2], set()).add(match[1])
+        elif match := ENTRY.search(line):
             records.append({"kernel": match[1], "arch": match[2]})
         elif not records:
             continue
@@ -39,6 +44,9 @@ def parse(lines: list[str]) -> list[dict[str, str | int]]:
         elif match := USED.search(line):
             shared = SHARED.search(line)
             records[-1] |= {"registers": int(match[1]), "shared": int(shared[1]) if shared else 0}
+    for record in records:
+        if record["kernel"] in advice:
+            record["advice"] = sorted(advice[record["kernel"]])
     return [r for r in records if "registers" in r]
 
 
@@ -76,10 +84,13 @@ def merge(output: Path, objects: list[Path]) -> None:
         if report.exists():
             records += json.loads(report.read_text())
     names = demangle([r["kernel"] for r in records])
-    result: dict[str, dict[str, dict[str, int]]] = {}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, record in zip(names, records, strict=True):
         facts = {k: v for k, v in record.items() if k not in ("kernel", "arch")}
-        result.setdefault(record["arch"], {})[name] = facts
+        kernels = result.setdefault(record["arch"], {})
+        if name in kernels:
+            sys.exit(f"two kernels are called {name}: budgets could not tell them apart")
+        kernels[name] = facts
     output.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
 
 

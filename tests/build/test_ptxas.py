@@ -6,38 +6,25 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
-from collections.abc import Iterator
-from pathlib import Path
+import sys
 
 import pytest
 
-from tests.build.libraries import library
+from tests.build import budgets
+from tests.build.budgets import DEFAULT_ARCHITECTURES, ROOT, matches, unused
 
-ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ("softmax", "nm", "merge")
+sys.path.insert(0, str(ROOT / "cmake"))
+import ptxas_report
 
-
-def budgets() -> list[dict]:
-    lists = (
-        json.loads((ROOT / "csrc" / family / "cuda" / "budget.json").read_text())
-        for family in FAMILIES
-    )
-    return [entry for entries in lists for entry in entries]
+HARMLESS = {"C7519"}  # says where registers are moved for wgmma, not that anything waits
 
 
-def kernels() -> Iterator[tuple[str, str, dict[str, int]]]:
-    """(architecture, kernel, facts) of every kernel in the library."""
-    library("libfastops_cuda.so")
-    report = json.loads(library("libfastops_cuda.ptxas.json").read_text())
-    for arch, table in report.items():
-        for kernel, facts in table.items():
-            yield arch, kernel, facts
+def kernels() -> list[tuple[str, str, dict]]:
+    return budgets.kernels("ptxas")
 
 
 def budget_of(kernel: str) -> dict | None:
-    return next((b for b in budgets() if fnmatch.fnmatchcase(kernel, b["kernel"])), None)
+    return next((b for b in budgets.entries("budget.json") if matches(b, kernel)), None)
 
 
 def test_every_kernel_has_a_budget() -> None:
@@ -46,11 +33,9 @@ def test_every_kernel_has_a_budget() -> None:
 
 
 def test_every_budget_has_a_kernel() -> None:
-    if not {"sm_80", "sm_90a"} <= {arch for arch, _, _ in kernels()}:
+    if not {arch for arch, _, _ in kernels()} >= DEFAULT_ARCHITECTURES:
         pytest.skip("not built for the default architectures, so not every kernel is here")
-    names = {kernel for _, kernel, _ in kernels()}
-    unused = [b["kernel"] for b in budgets() if not fnmatch.filter(names, b["kernel"])]
-    assert not unused
+    assert not unused(budgets.entries("budget.json"), kernels())
 
 
 def test_no_kernel_spills() -> None:
@@ -62,6 +47,16 @@ def test_no_kernel_spills() -> None:
     assert not spilling
 
 
+def test_wgmma_is_not_serialised() -> None:
+    """ptxas waits for every wgmma, with a remark only, where its rules are broken."""
+    told = {
+        f"{arch} {kernel}": codes
+        for arch, kernel, facts in kernels()
+        if (codes := set(facts.get("advice", ())) - HARMLESS)
+    }
+    assert not told
+
+
 @pytest.mark.parametrize("resource", ["registers", "shared"])
 def test_within_budget(resource: str) -> None:
     over = {
@@ -70,3 +65,20 @@ def test_within_budget(resource: str) -> None:
         if (budget := budget_of(kernel)) is not None and facts[resource] > budget[resource]
     }
     assert not over
+
+
+def test_reads_what_ptxas_says() -> None:
+    lines = [
+        "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are "
+        "serialized due to insufficient register resources in the function 'kernel_a'",
+        "ptxas info    : Compiling entry function 'kernel_a' for 'sm_90a'",
+        "ptxas info    : Function properties for kernel_a",
+        "    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads",
+        "ptxas info    : Used 168 registers, used 1 barriers, 8 bytes cumulative stack size, "
+        "1024 bytes smem, 400 bytes cmem[0]",
+    ]
+    (record,) = ptxas_report.parse(lines)
+    assert record == {
+        "kernel": "kernel_a", "arch": "sm_90a", "stack": 8, "spill_stores": 4, "spill_loads": 12,
+        "registers": 168, "shared": 1024, "advice": ["C7510"],
+    }  # fmt: skip

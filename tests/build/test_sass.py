@@ -1,0 +1,134 @@
+"""The machine code of every kernel has the instructions that the kernel is written for.
+
+`libfastops_cuda.sass.json` is written by `make sass`. `instructions.json` beside the kernels names
+instructions (cmake/sass_report.py, CLASSES) for patterns of kernel names; every pattern that
+matches applies. What no kernel may have is here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.build import budgets
+from tests.build.budgets import DEFAULT_ARCHITECTURES, ROOT, kernels, matches, unused
+
+sys.path.insert(0, str(ROOT / "cmake"))
+import sass_report
+
+NEVER = {
+    "FLOAT_ATOMIC": "sums would depend on scheduling",
+    "LOCAL": "registers spilled, or an array indexed at run time",
+}
+
+
+def required() -> list[dict]:
+    return budgets.entries("instructions.json")
+
+
+def test_every_kernel_is_in_both_reports() -> None:
+    """A kernel that the disassembly lost would be checked for nothing."""
+    names = [
+        {(arch, kernel) for arch, kernel, _ in kernels(report)} for report in ("sass", "ptxas")
+    ]
+    assert names[0] == names[1]
+
+
+def test_kernels_use_the_instructions_they_are_written_for() -> None:
+    known = set(sass_report.CLASSES)
+    assert not [e for e in required() if not set(e["uses"]) <= known]
+    lost = [
+        f"{arch} {kernel}: no {name}"
+        for arch, kernel, facts in kernels("sass")
+        for entry in required()
+        if matches(entry, kernel)
+        for name in entry["uses"]
+        if not facts.get(name)
+    ]
+    assert not lost, "\n".join(lost)
+
+
+def test_every_pattern_has_a_kernel() -> None:
+    found = kernels("sass")
+    if not {arch for arch, _, _ in found} >= DEFAULT_ARCHITECTURES:
+        pytest.skip("not built for the default architectures, so not every kernel is here")
+    assert not unused(required(), found)
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_no_kernel_has(name: str) -> None:
+    having = [f"{arch} {kernel}" for arch, kernel, facts in kernels("sass") if facts.get(name)]
+    assert not having, NEVER[name]
+
+
+def test_within_what_is_allowed() -> None:
+    """`at_most`, for example of WARPGROUP: more of them, and wgmma has been serialised."""
+    over = [
+        f"{arch} {kernel}: {facts[name]} {name}, at most {most}"
+        for arch, kernel, facts in kernels("sass")
+        for entry in required()
+        if matches(entry, kernel)
+        for name, most in entry.get("at_most", {}).items()
+        if facts.get(name, 0) > most
+    ]
+    assert not over, "\n".join(over)
+
+
+# ---- the reader itself --------------------------------------------------------------------------
+
+DISASSEMBLY = """
+//--------------------- .text.one --------------------------
+        .global         one
+.text.one:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;
+        /*0020*/                   LDG.E.64 R4, desc[UR4][R2.64] ;
+        /*0030*/                   HFMA2.MMA R19, -RZ, RZ, 0, 0 ;
+        /*0040*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0050*/                   HMMA.SP.16832.F32 R4, R8, R12, R4, R2, 0x0 ;
+.L_x_1:
+        /*10060*/             @UP1 LDGSTS.E.BYPASS.128 [R4], desc[UR4][R2.64] ;
+        /*10070*/                  HGMMA.SP.64x256x32.F32.BF16 R24, R168, gdesc[UR4] ;
+.text.two:
+        /*0000*/                   RED.E.ADD.F32.FTZ.RN.STRONG.GPU desc[UR4][R2.64], R0 ;
+        /*0010*/                   ATOMG.E.ADD.STRONG.GPU PT, R2, desc[UR4][R2.64], R3 ;
+        /*0020*/                   STL [R1+0x4], R0 ;
+        /*0030*/                   MUFU.EX2 R0, R0 ;
+"""
+
+
+def test_counts() -> None:
+    found = sass_report.count(DISASSEMBLY.splitlines())
+    one = {"total": 8, "LDG.128": 1, "HMMA": 1, "HMMA.SP": 1, "LDGSTS": 1, "HGMMA.SP": 1}
+    assert found["one"] == one
+    assert found["two"] == {"total": 4, "FLOAT_ATOMIC": 1, "LOCAL": 1, "MUFU.EX2": 1}
+
+
+def test_what_has_been_read_is_not_read_again(tmp_path: Path, monkeypatch) -> None:
+    reads = Counter()
+
+    class Disassembler:
+        returncode = 0
+
+        def __init__(self, command, **_):
+            reads[command[-1]] += 1
+            self.stdout = iter(DISASSEMBLY.splitlines())
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(sass_report, "CACHE", tmp_path / "kept")
+    monkeypatch.setattr(sass_report, "launch_bounds", lambda data: {"one": 128})
+    monkeypatch.setattr(subprocess, "Popen", Disassembler)
+    for name, content in (("a", b"x"), ("b", b"y"), ("a", b"x"), ("a", b"z")):
+        (tmp_path / name).write_bytes(content)
+        facts = sass_report.read(tmp_path / name, "nvdisasm")
+        assert facts["one"]["threads"] == 128 and "two" not in facts
+    assert reads == {str(tmp_path / "a"): 2, str(tmp_path / "b"): 1}
