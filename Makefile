@@ -7,6 +7,7 @@
 #                       `make test` builds it where nvcc is found, `make bench` only where a GPU is
 #   BENCH="--op softmax --shapes llm"      arguments of `python -m bench`
 #   TEST="tests/softmax -k tuple"          arguments of pytest instead of the whole suite
+#   GPU="--part benchmarks --minutes 9"    arguments of `python -m bench.gpu`, which `make gpu` runs
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -20,9 +21,12 @@ PY := $(BIN)/python
 CUDA ?= auto
 BENCH ?=
 TEST ?=
+GPU ?=
+MODEL ?=
 FAMILIES := tests/softmax tests/nm tests/merge
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 export MAX_JOBS ?= $(JOBS)
+CALLERS_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
@@ -117,10 +121,19 @@ mutants: build
 record-conformance: conformance
 	$(PY) -m tests.simt.record $(BUILD)/fastops_conformance
 
-# What needs a GPU: its record of the probes, and the ops' tests on it.
-gpu: record-conformance
-	$(PY) -m pytest tests --ignore tests/simt -k cuda
-	$(PY) -m pytest tests/simt/test_conformance.py
+# What needs a GPU: proof, sanitizers, benchmarks and report, with the caller's own Python and torch,
+# no environment and no network (docs/benchmarks.md).
+gpu: export PATH := $(CALLERS_PATH)
+gpu:
+	$(PYTHON) -m bench.gpu $(GPU)
+
+# What each CUDA kernel could reach on GPUs that need not be here.
+model: build
+	$(PY) -m bench.model $(MODEL)
+
+# The tables of results in README and docs, from bench/results; `make lint` checks them.
+tables: $(VENV)/.bench
+	$(PY) -m bench.tables
 
 # AddressSanitizer and UBSan over the native tests, and over emulated CUDA kernels.
 test-sanitize: $(VENV)/.build $(CUDA_DEPS)

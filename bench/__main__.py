@@ -21,7 +21,6 @@ except ImportError:
 
 import torch
 
-from . import merge, nm, relatives, softmax
 from .core import env, report
 from .core.bars import judge
 from .core.case import DTYPES, OURS, PEER, Accuracy, Case, Result, Workload
@@ -30,20 +29,9 @@ from .core.pool import Pool
 from .core.select import Density, Selection
 from .core.table import Printer, make_console, summarise
 from .core.timing import Effort, measure
-from .peers import compiled, entmax_package, tomesd_package, triton_softmax
+from .families import FAMILIES
+from .peers import registry
 
-FAMILIES: tuple[ModuleType, ...] = (softmax, relatives, nm, merge)
-PEERS = {
-    "torch": "the eager op, output allocated beforehand",
-    "copy": "a plain copy of the same tensor: a roof, not a rival",
-    "compile": "torch.compile of the plain formula; compiles for seconds per shape",
-    "triton": "the softmax of Triton's tutorial (GPU only)",
-    "softmax": "our own softmax of the same tensor (sparse maps)",
-    "entmax": "entmax from PyPI, what sparse maps call torch's time (relatives)",
-    "embedding_bag": "torch's embedding_bag on a finished plan (merge)",
-    "tomesd": "tomesd from PyPI (merge)",
-    "fp32": "torch's product of the same weight in fp32 (nm, where it is fp16)",
-}
 EFFORT = {
     Density.quick: Effort(0.15, min_rounds=5),
     Density.overview: Effort(0.4),
@@ -80,9 +68,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--baseline",
         nargs="+",
-        choices=PEERS,
+        choices=registry.PEERS,
         metavar="PEER",
-        help="peers besides torch: copy, compile, triton (default: copy on a CPU, all on a GPU)",
+        help=f"peers besides torch: {', '.join(list(registry.PEERS)[1:])} "
+        "(default: what takes no compiling on a CPU, all on a GPU)",
     )
     add("--quick", action="store_true", help="a taste in half a minute")
     add("--check", action="store_true", help="exit 1 when a result is wrong or a bar is missed")
@@ -107,9 +96,6 @@ def select(args: argparse.Namespace) -> Selection:
         sys.exit("python -m bench: --device cuda, but torch sees no GPU")
     cores = env.cores()
     threads = tuple(args.threads or [t for t in (1, 2) if t <= cores])
-    default_peers = ["copy", "entmax", "softmax", "embedding_bag", "tomesd", "fp32"]
-    if device == "cuda":
-        default_peers += ["compile", "triton"]
     size = args.tensor_mb * (1 << 20) if args.tensor_mb else TENSOR_BYTES[device]
     return Selection(
         device=device,
@@ -118,7 +104,7 @@ def select(args: argparse.Namespace) -> Selection:
         density=_density(args),
         ops=frozenset(args.op) if args.op else None,
         suites=frozenset(args.shapes) if args.shapes and "all" not in args.shapes else None,
-        peers=tuple(dict.fromkeys(["torch", *(args.baseline or default_peers)])),
+        peers=tuple(dict.fromkeys(["torch", *(args.baseline or registry.defaults(device))])),
         tensor_bytes=int(size),
     )
 
@@ -164,8 +150,11 @@ def _drop_failing_peers(work: Workload) -> None:
             work.calls[peer][0]()
         except Exception as error:
             del work.calls[peer]
-            first_line = str(error).strip().split("\n")[0]
-            work.notes[peer] = f"failed: {type(error).__name__}: {first_line}"
+            work.notes[peer] = f"failed: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         for _, case in todo:
             console.print(case.key)
-        for name, what in PEERS.items():
+        for name, what in registry.PEERS.items():
             console.print(f"peer {name}: {what}")
         return 0
 
@@ -198,19 +187,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     for dtype, rate in ceilings.matmul.items():
         console.print(f"matmul {dtype}: {rate * 1e-12:.0f} TFLOP/s")
 
-    results = []
+    results: list[Result] = []
+    broken: dict[str, str] = {}
     try:
         with Printer(console, selection.peers, len(todo)) as printer:
             for family, case in todo:
                 printer.begin(case.key)
-                results.append(runner.run(family, case, ceilings, effort))
+                try:
+                    results.append(runner.run(family, case, ceilings, effort))
+                except Exception as error:  # a case that fails does not take the others with it
+                    broken[case.key] = _first_line(error)
+                    printer.fail(case.key, broken[case.key])
+                    continue
                 printer.show(results[-1], family.SUITES[case.suite])
+                if args.json:  # whatever ends this run, what has been measured is kept
+                    report.write_json(args.json, report.Run(machine, ceilings, results))
     except KeyboardInterrupt:
         console.print(f"\nInterrupted after {len(results)} of {len(todo)} cases.", style="yellow")
 
     bars = [bar for family in FAMILIES for bar in family.BARS]
     verdicts = judge(bars, results) if _bars_apply(selection, machine) else []
-    summarise(console, results, verdicts)
+    summarise(console, results, verdicts, broken)
     run = report.Run(machine, ceilings, results, verdicts)
     for kind, write in WRITERS.items():
         if path := getattr(args, kind):
@@ -231,13 +228,8 @@ def _bars_apply(selection: Selection, machine: dict) -> bool:
 
 def _present_peers(console: Console, asked: Sequence[str], device: str) -> tuple[str, ...]:
     """The asked peers that can run here; names the others, and those not asked for."""
-    missing = {
-        "compile": compiled.why_missing(device),
-        "triton": triton_softmax.why_missing(device),
-        "entmax": entmax_package.why_missing(),
-        "tomesd": tomesd_package.why_missing(),
-    }
-    for name in PEERS:
+    missing = registry.missing(device)
+    for name in registry.PEERS:
         if why := missing.get(name):
             console.print(f"[dim]peer {name} is missing: {why}")
         elif name not in asked:

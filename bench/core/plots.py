@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from .case import OURS, PEER, Case, Result
+from .case import OURS, PEER, Case, Result, geomean
+from .table import rivals
 
 if TYPE_CHECKING:
     from .report import Run
@@ -77,6 +78,43 @@ def summary(run: Run) -> Figure:
             _heat(figure.add_subplot(grid[1, :]), heat)
         _head(figure, f"fastops on {run.title}", first)
     return figure
+
+
+def speedups(run: Run) -> Figure:
+    """One picture of everything measured: for each op the mean speed-up over each of its peers."""
+    means = mean_speedups(run.results)
+    peers = list(dict.fromkeys(peer for bars in means.values() for peer in bars))
+    with plt.rc_context(STYLE):
+        count = sum(len(bars) + 1 for bars in means.values())
+        figure, axes = plt.subplots(figsize=(9, 1 + 0.17 * count))
+        y, ticks, seen = 0, [], set()
+        for op, bars in means.items():
+            ticks.append((y + (len(bars) - 1) / 2, op))
+            for peer, value in bars.items():
+                colour = COLOURS.get(peer, plt.get_cmap("tab20")(peers.index(peer) % 20))
+                label = None if peer in seen else f"over {peer}"
+                axes.barh(y, value, color=colour, height=0.8, label=label)
+                axes.text(value, y, f" {value:.2f}×", va="center", fontsize=7)
+                seen.add(peer)
+                y += 1
+            y += 1
+        axes.axvline(1, color="#888888", linewidth=1, linestyle="--")
+        axes.set_xscale("log", base=2)
+        axes.set_yticks([at for at, _ in ticks], [op for _, op in ticks])
+        axes.invert_yaxis()
+        axes.set_xlabel("geometric mean of speed-ups: right of 1 we are faster")
+        axes.set_title(f"fastops on {run.title}")
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def mean_speedups(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """op -> peer -> geometric mean over the cases that both did."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for r in results:
+        for peer in rivals(r):
+            values.setdefault(r.case.op, {}).setdefault(peer, []).append(r.speedup(peer))
+    return {op: {p: geomean(v) for p, v in peers.items()} for op, peers in values.items()}
 
 
 def _head(figure: Figure, title: str, axes: Axes | None) -> None:

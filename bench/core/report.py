@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,11 @@ def write_csv(path: str | Path, run: Run) -> None:
             ])  # fmt: skip
 
 
-def write_html(path: str | Path, run: Run) -> None:
-    """One file without outside references: figures are inline SVG."""
+def write_html(
+    path: str | Path, run: Run, steps: Sequence = (), missing: Mapping[str, str] | None = None
+) -> None:
+    """One file without outside references: figures are inline SVG. `steps` are outcomes of
+    bench.gpu, `missing` says what could not be used and why."""
     from jinja2 import Environment, FileSystemLoader
 
     from . import plots
@@ -83,6 +87,8 @@ def write_html(path: str | Path, run: Run) -> None:
     templates.filters["seconds"] = seconds
     page = templates.get_template("report.html.j2").render(
         run=run,
+        steps=steps,
+        missing=missing or {},
         losses=losses(run.results),
         means=means(run.results),
         wrong=[r for r in run.results if not r.accuracy.right],
@@ -101,6 +107,14 @@ def write_png(path: str | Path, run: Run) -> None:
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     plots.summary(run).savefig(path, dpi=150)
+
+
+def write_speedups(path: str | Path, run: Run) -> None:
+    """Mean speed-ups over every peer, by op."""
+    from . import plots
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    plots.speedups(run).savefig(path, dpi=150)
 
 
 def _write(path: str | Path, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -88,6 +88,10 @@ class Printer:
         self._console.print(self._row(result))
         self._progress.advance(self._task)
 
+    def fail(self, key: str, why: str) -> None:
+        self._console.print(Text(f"{key} failed: {why}", style="bold red"))
+        self._progress.advance(self._task)
+
     def _row(self, result: Result | None) -> Table:
         """One line; every line has the same fixed columns, so that together they are a table."""
         columns = self._columns(result)
@@ -152,9 +156,18 @@ def means(results: Sequence[Result]) -> list[tuple[tuple[str, str, str], int, fl
     ]
 
 
-def summarise(console: Console, results: Sequence[Result], verdicts: Sequence[Verdict]) -> None:
-    """Wrong results and losses first, then bars (missed first), then means."""
+def summarise(
+    console: Console,
+    results: Sequence[Result],
+    verdicts: Sequence[Verdict],
+    broken: Mapping[str, str] | None = None,
+) -> None:
+    """Failures, wrong results and losses first, then bars (missed first), then means."""
     console.print()
+    if broken:
+        console.print(Text(f"{len(broken)} cells FAILED:", style="bold red"))
+        for key, why in broken.items():
+            console.print(Text(f"  {key}: {why}", style="red"))
     wrong = [r for r in results if not r.accuracy.right]
     if wrong:
         console.print(Text(f"{len(wrong)} cells are WRONG:", style="bold red"))

@@ -117,6 +117,15 @@ def _measure_cpu(calls: Mapping[str, Sequence[Call]], effort: Effort) -> dict[st
     return {name: Stats.of(taken) for name, taken in samples.items()}
 
 
+LEAST_SLEEP_CYCLES, MOST_SLEEP_S, CLOCK_HZ = 200_000, 0.02, 2e9
+
+
+def sleep_cycles(queueing_s: float) -> int:
+    """Twice what the host takes to queue a call, on a fast clock; a call that waits for the device
+    itself takes long whatever one does."""
+    return max(LEAST_SLEEP_CYCLES, int(2 * min(queueing_s, MOST_SLEEP_S) * CLOCK_HZ))
+
+
 def _measure_cuda(
     calls: Mapping[str, Sequence[Call]], effort: Effort, cold: bool
 ) -> dict[str, Stats]:
@@ -125,12 +134,15 @@ def _measure_cuda(
         2 * properties.L2_cache_size if cold else 1, dtype=torch.int8, device="cuda"
     )
 
+    queueing = dict.fromkeys(calls, 0.0)  # seconds of the host's, by candidate
+
     def record(name: str, turn: int) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         sets = calls[name]
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flush.zero_()
-        # The device sleeps while the host queues the call: an idle stream would be timed otherwise.
-        torch.cuda._sleep(200_000)
+        # The device sleeps while the host queues the call: an idle stream would be timed otherwise,
+        # and a peer of many small kernels would pay for its launches.
+        torch.cuda._sleep(sleep_cycles(queueing[name]))
         start.record()
         sets[turn % len(sets)]()
         end.record()
@@ -140,6 +152,10 @@ def _measure_cuda(
     for name in names:  # compiles, loads modules, fills the allocator
         for turn in range(3):
             record(name, turn)
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        calls[name][0]()
+        queueing[name] = time.perf_counter() - begin
     torch.cuda.synchronize()
     begin = time.perf_counter()
     for turn, name in enumerate(names):

@@ -20,8 +20,8 @@ from ..core.ceilings import copier
 from ..core.env import cache_bytes
 from ..core.pool import Pool
 from ..core.timing import Call
+from ..peers import compiled, tomesd_package
 from ..peers import tome as peer
-from ..peers import tomesd_package
 from .cases import MODELS, Model
 
 MOST_SETS = 4
@@ -56,7 +56,7 @@ def _match_merge(i: Inputs) -> dict[str, Call]:
         merge, _ = peer.tome(i.metric, i.model.r, class_token=True)
         return peer.weighted(merge, i.x, i.size.to(i.x.dtype))
 
-    return {OURS: ours, PEER: theirs}
+    return {OURS: ours, PEER: theirs, "compile": compiled.tome(i.metric, i.x, i.size, i.model.r)}
 
 
 def _merge(i: Inputs) -> dict[str, Call]:
@@ -186,8 +186,10 @@ def _accuracy(case: Case, i: Inputs, calls: dict[str, list[Call]]) -> Accuracy:
         means = x.new_zeros(1, plan.num_out, x.shape[-1]).scatter_reduce(
             1, index, x, "mean", include_self=False
         )
-        wide = torch.zeros(1, plan.num_out, x.shape[-1], dtype=torch.float64).scatter_reduce(
-            1, index, x.double(), "mean", include_self=False
+        wide = (
+            x.double()
+            .new_zeros(means.shape)
+            .scatter_reduce(1, index, x.double(), "mean", include_self=False)
         )
         return _errors(
             ours, unmerge_reference(means, plan.map), unmerge_reference(wide, plan.map), rounding

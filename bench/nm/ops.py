@@ -1,5 +1,6 @@
-"""The product as a user calls it, and its dense peers: the same dtype, and fp32 beside fp16. All
-allocate their output; the weight is packed before, activations are packed inside the time."""
+"""The product as a user calls it, and its peers: dense in the same dtype, fp32 beside fp16, on a
+GPU the other ways to use a 2:4 weight, and Triton's dense product. All allocate their output; the
+weight is packed before, activations are packed inside the time."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ import fastops
 from ..core.case import DTYPES, OURS, PEER, Accuracy, Case, Workload
 from ..core.env import cache_bytes
 from ..core.pool import Pool
+from ..core.timing import Call
+from ..peers import semi_structured, triton_matmul
 
 OPS = {"nm_linear": fastops.nm_linear}
 
@@ -47,12 +50,30 @@ def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
     }
     if "fp32" in peers and dtype == torch.float16 and case.warm:
         calls["fp32"] = [partial(F.linear, x.float(), weights[0][0].float())]
+    notes = _gpu_peers(calls, peers, x, weights, case) if case.device == "cuda" else {}
     for call in calls[OURS]:  # packs its weight
         call()
     weight = weights[0][1]
     sparse_bytes = weight.values.numel() * dtype.itemsize + weight.indices.numel()
     traffic = sparse_bytes + rows * (features + out) * dtype.itemsize
-    return Workload(calls, traffic, partial(_accuracy, x, *weights[0]))
+    return Workload(calls, traffic, partial(_accuracy, x, *weights[0]), notes)
+
+
+def _gpu_peers(
+    calls: dict[str, list[Call]], peers: tuple[str, ...], x: torch.Tensor, weights: list, case: Case
+) -> dict[str, str]:
+    """Adds what serves the pattern and the dtype; why one that was asked for cannot be made."""
+    notes = {}
+    n, m = map(int, case.variant.split(":"))
+    if "triton" in peers and x.dtype != torch.float32:
+        calls["triton"] = [partial(triton_matmul.linear, x, w) for w, _ in weights]
+    for peer in semi_structured.KINDS:
+        if peer in peers and semi_structured.serves(n, m, x.dtype):
+            try:
+                calls[peer] = [semi_structured.linear(peer, x, w) for w, _ in weights]
+            except RuntimeError as error:
+                notes[peer] = f"failed: {str(error).splitlines()[0]}"
+    return notes
 
 
 def _accuracy(x: torch.Tensor, w: torch.Tensor, weight: fastops.NMWeight) -> Accuracy:

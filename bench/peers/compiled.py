@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 
+from . import tome as eager
 from . import triton_softmax
 
 
@@ -39,3 +40,24 @@ def softmax_like(formula: Callable, inputs) -> Callable[[], torch.Tensor]:
     run = _compile(formula, inputs.dim, (x.shape, x.dtype, torch.get_num_threads()))
     mask = None if mask is None else mask.expand(x.shape)
     return lambda: run(x, grad, mask)
+
+
+@lru_cache(maxsize=1)
+def _compile_tome(key: tuple) -> Callable:
+    torch.compiler.reset()
+
+    def run(metric, x, size, r):
+        merge, _ = eager.tome(metric, r, class_token=True)
+        return eager.weighted(merge, x, size.to(x.dtype))
+
+    return torch.compile(run, dynamic=False)
+
+
+def tome(metric, x, size, r: int) -> Callable[[], tuple]:
+    """ToMe's matching and merging as one compiled function. Compiles at its first call."""
+
+    def run() -> tuple:
+        key = (metric.shape, x.shape, x.dtype, r, torch.get_num_threads())
+        return _compile_tome(key)(metric, x, size, r)
+
+    return run

@@ -1,6 +1,6 @@
 """The softmax family: what is measured, against what, and the bars it must reach.
 
-A family is a package with these five names; `bench.__main__.FAMILIES` lists the families.
+A family is a package with these five names; `bench/families.py` finds them.
 """
 
 from .bars import BARS

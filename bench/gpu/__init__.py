@@ -1,0 +1,1 @@
+"""What runs on a machine with an NVIDIA GPU: proof, measurements, report (docs/benchmarks.md)."""

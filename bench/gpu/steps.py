@@ -1,0 +1,137 @@
+"""What `python -m bench.gpu` does, as commands: a plan, made from the families that there are."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..families import FAMILIES, name_of, tests_of
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("correctness", "sanitizers", "benchmarks", "report")
+GPU_TESTS = "tests/cuda"
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+# A sanitizer's own exit status, which no program under it has.
+FOUND = 99
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command. What is missing keeps it from running, and is said."""
+
+    part: str
+    name: str
+    command: tuple[str, ...]
+    missing: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    result: Path | None = None  # a file that the command fills as it goes
+
+    @property
+    def key(self) -> str:
+        return f"{self.part}: {self.name}"
+
+
+def every_op() -> tuple[str, ...]:
+    return tuple(op for family in FAMILIES for op in family.OPS)
+
+
+def plan(
+    parts: Sequence[str], ops: Sequence[str] | None, results: Path, quick: bool = False
+) -> list[Step]:
+    """The steps of `parts` in their order, about `ops` alone where there are any. The report is no
+    step: it needs no other process."""
+    makers = {"correctness": _correctness, "sanitizers": _sanitizers}
+    steps = []
+    for part in PARTS:
+        if part not in parts:
+            continue
+        if part == "benchmarks":
+            steps += _benchmarks(ops, results, quick)
+        elif part in makers:
+            steps += makers[part](ops)
+    return steps
+
+
+def _pytest(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rfEs", *arguments)
+
+
+def _correctness(ops: Sequence[str] | None) -> list[Step]:
+    if ops:
+        wanted = [f for f in FAMILIES if set(ops) & set(f.OPS)]
+        folders, steps = [GPU_TESTS, *dict.fromkeys(map(tests_of, wanted))], []
+    else:
+        conformance = _pytest("tests/simt/test_conformance.py")
+        steps = [_record(), Step("correctness", "emulator against this GPU", conformance)]
+        folders = [GPU_TESTS, *(f for f in _test_folders() if f != GPU_TESTS)]
+    for folder in folders:
+        # `-k cuda` takes the tests that the `device` fixture put on a GPU, and all of tests/cuda.
+        steps.append(Step("correctness", folder, _pytest(folder, "-k", "cuda")))
+    return steps
+
+
+def _test_folders() -> list[str]:
+    """The folders of tests of what runs on a device; the others test tools and the build."""
+    found = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    return [f"tests/{name}" for name in sorted(found - {"bench", "build", "simt"})]
+
+
+def _record() -> Step:
+    """The one-instruction kernels, for the emulator to be held against (docs/simt.md)."""
+    built = sorted((ROOT / "build").glob("cmake-*/fastops_conformance"))
+    built += sorted((ROOT / "fastops" / "_lib").glob("fastops_conformance"))
+    program = str(built[0]) if built else "fastops_conformance"
+    return Step(
+        "correctness",
+        "record of single instructions",
+        (sys.executable, "-m", "tests.simt.record", program),
+        missing="" if built else "fastops_conformance is not built (make conformance)",
+    )
+
+
+def sanitizer() -> str | None:
+    places = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")
+    name = "compute-sanitizer"
+    return shutil.which(name) or shutil.which(name, path=":".join(places))
+
+
+def _sanitizers(ops: Sequence[str] | None) -> list[Step]:
+    program = sanitizer()
+    chosen = ("-k", " or ".join(ops)) if ops else ()
+    steps = []
+    for tool in TOOLS:
+        # initcheck must see who writes what is read; the others look at our kernels alone.
+        only = () if tool == "initcheck" else ("--kernel-name", "kernel_substring=fastops")
+        command = (
+            program or "compute-sanitizer", "--tool", tool, "--error-exitcode", str(FOUND), *only,
+            *_pytest(f"{GPU_TESTS}/test_cuda_sanitized.py", *chosen),
+        )  # fmt: skip
+        steps.append(
+            Step(
+                "sanitizers",
+                tool,
+                command,
+                missing="" if program else "compute-sanitizer is not installed",
+                # Each tensor its own allocation, so that a stray access leaves it.
+                environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+            )
+        )
+    return steps
+
+
+def _benchmarks(ops: Sequence[str] | None, results: Path, quick: bool) -> list[Step]:
+    steps = []
+    for family in FAMILIES:
+        for op in family.OPS:
+            if ops is not None and op not in ops:
+                continue
+            path = results / f"{op}.json"
+            command = (
+                sys.executable, "-m", "bench", "--device", "cuda", "--op", op, "--json", str(path),
+                *(["--quick"] if quick else []),
+            )  # fmt: skip
+            steps.append(Step("benchmarks", f"{name_of(family)}, {op}", command, result=path))
+    return steps
