@@ -1,7 +1,8 @@
 """python -m bench.compare old.json new.json: what got slower, beyond noise. Exit 1 if anything did.
 
 Where both files timed the same peer on a case, its change is taken out: a machine that is slower
-today is slower for the peer too.
+today is slower for the peer too. A result that has become wrong fails as well; a case that is gone
+is named. Either may be a device's folder of results.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot
+from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from .core.case import OURS, PEER, Result, geomean
 from .core.report import Run, read_json
+from .core.results import device_run
 from .core.table import make_console, seconds
 
 
@@ -50,6 +54,21 @@ def changes(old: Run, new: Run, absolute: bool = False) -> list[Change]:
     return sorted(both, key=lambda c: -c.factor)
 
 
+def newly_wrong(old: Run, new: Run) -> list[str]:
+    """Cases whose result was right, or was not there, and is wrong."""
+    before = {r.case.key for r in old.results if not r.accuracy.right}
+    return [r.case.key for r in new.results if not r.accuracy.right and r.case.key not in before]
+
+
+def gone(old: Run, new: Run) -> list[str]:
+    now = {r.case.key for r in new.results}
+    return [r.case.key for r in old.results if r.case.key not in now]
+
+
+def read(path: str) -> Run:
+    return device_run(Path(path)) if Path(path).is_dir() else read_json(path)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("old")
@@ -60,12 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help=f"compare times of {OURS} alone, not relative to {PEER}")  # fmt: skip
     args = parser.parse_args(argv)
     console = make_console()
-    old, new = read_json(args.old), read_json(args.new)
+    old, new = read(args.old), read(args.new)
     if old.title != new.title:
         console.print(f"[yellow]Different machines or versions:\n  {old.title}\n  {new.title}")
+    wrong, lost = newly_wrong(old, new), gone(old, new)
+    for title, keys in (("WRONG now", wrong), ("gone", lost)):
+        if keys:
+            style = "bold red" if keys is wrong else "yellow"
+            console.print(Text("\n  ".join([f"{len(keys)} {title}:", *keys]), style=style))
     found = changes(old, new, args.absolute)
     if not found:
-        console.print("No case is in both files.")
+        console.print("No case is in both.")
         return 2
     slower = [c for c in found if c.factor > 1 and c.beyond(args.tolerance)]
     faster = [c for c in reversed(found) if c.factor < 1 and c.beyond(args.tolerance)]
@@ -82,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mean = geomean([c.factor for c in found])
     console.print(f"{len(found)} cases in both, {len(slower)} slower, {len(faster)} faster; "
                   f"mean change {mean:.3f}×")  # fmt: skip
-    return 1 if slower else 0
+    return 1 if slower or wrong else 0
 
 
 if __name__ == "__main__":

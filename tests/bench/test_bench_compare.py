@@ -45,3 +45,26 @@ def test_noise_excuses(tmp_path, run):
 
 def test_nothing_in_common(tmp_path, run):
     assert compare.main(files(tmp_path, run, [made_up()], [made_up(op="logsumexp")])) == 2
+
+
+def test_a_result_that_has_become_wrong_fails(tmp_path, run, capsys):
+    old = [made_up(), made_up(op="logsumexp", right=False)]
+    new = [made_up(right=False), made_up(op="logsumexp", right=False)]
+    assert compare.main(files(tmp_path, run, old, new)) == 1
+    text = capsys.readouterr().out
+    assert "1 WRONG now" in text and "logsumexp" not in text
+    assert compare.main(files(tmp_path, run, old, old)) == 0
+
+
+def test_what_is_gone_is_named(tmp_path, run, capsys):
+    assert compare.main(files(tmp_path, run, [made_up(), made_up(op="gone_op")], [made_up()])) == 0
+    assert "1 gone:\n  gone_op" in capsys.readouterr().out
+
+
+def test_folders_of_results(tmp_path, run):
+    for name, ours in (("old", 1.0), ("new", 1.5)):
+        (tmp_path / name).mkdir()
+        run.results = [made_up(ours)]
+        write_json(tmp_path / name / "softmax.json", run)
+    assert compare.main([str(tmp_path / "old"), str(tmp_path / "new")]) == 1
+    assert compare.main([str(tmp_path / "old"), str(tmp_path / "old")]) == 0
