@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: bench test test-python test-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
+.PHONY: bench test test-python test-isa test-one-isa test-native test-simt test-sanitize test-aarch64 test-wheel \
         conformance record-conformance mutants sass gpu model tables build build-bench lint format wheel clean
 
 PYTHON ?= python3
@@ -76,7 +76,7 @@ test-native: build
 	$(BUILD)/fastops_native_tests
 
 test-python: sass
-	$(PY) -m pytest -n $(JOBS) tests --ignore tests/simt
+	FASTOPS_CUDA=$(CUDA) $(PY) -m pytest -n $(JOBS) tests --ignore tests/simt
 
 # The instructions of each CUDA kernel, for tests/build/test_sass.py; read anew where one changed.
 sass: build $(if $(filter on,$(CUDA)),$(VENV)/.disassembler)
@@ -93,6 +93,20 @@ test-isa: build
 	  echo "== FASTOPS_CPU_ISA=$$isa"; \
 	  FASTOPS_CPU_ISA=$$isa $(PY) -m pytest -n $(JOBS) -m "isa and not large" $(FAMILIES) || exit 1; \
 	done
+
+# On one instruction set, ISA=avx512|avx2|portable; says so where the machine lacks it.
+define HAS_ISA
+import sys
+from fastops._lib import _native
+sys.exit((sys.argv[1], True, True) not in _native.cpu_isas())
+endef
+export HAS_ISA
+test-one-isa: build
+	@if $(PY) -c "$$HAS_ISA" $(ISA); then \
+	  FASTOPS_CPU_ISA=$(ISA) $(PY) -m pytest -n $(JOBS) -m "isa and not large" $(FAMILIES); \
+	else \
+	  echo "test-one-isa: left out, this machine has no $(ISA)"; \
+	fi
 
 # The CUDA kernels, on the host (docs/simt.md): what is about them, then the families' ordinary tests,
 # then whether these have run every kernel, in every order.

@@ -1,0 +1,33 @@
+"""What merging cannot do without: tokens in and rows out; for a match every similarity in fp32."""
+
+from __future__ import annotations
+
+from ..core.case import DTYPES, Case
+from ..core.roofline import Work
+from .cases import MODELS
+
+DYNAMIC_SHARED: dict[str, int] = {}
+# Tokens read, rows written, tokens written, merged rows read: how often each moves.
+PASSES = {
+    "match_merge": (1, 1, 0, 0),
+    "merge": (1, 1, 0, 0),
+    "merge_out": (1, 1, 0, 0),
+    "merge_unmerge_grad": (2, 2, 2, 2),
+    "merge_there_and_back": (1, 1, 1, 1),
+}
+
+
+def work(case: Case) -> Work:
+    model = MODELS[case.variant]
+    batch, n, channels = case.shape
+    out = n - model.r
+    read, written, put_back, reread = PASSES[case.op]
+    size = DTYPES[case.dtype].itemsize
+    moved = batch * channels * size * ((read + put_back) * n + (written + reread) * out)
+    if case.op not in ("match_merge", "merge_there_and_back"):
+        return Work(moved)
+    destinations = n // 4 if model.suite == "diffusion" else n // 2
+    if model.suite == "vit":
+        moved += batch * n * model.metric * size
+    similarities = batch * (n - destinations) * destinations
+    return Work(moved, {"fp32": 2.0 * similarities * model.metric})
