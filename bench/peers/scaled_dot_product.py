@@ -47,13 +47,20 @@ def dense(
 def block_mask(keep: Tensor, block_q: int, block_kv: int, seq_q: int, seq_kv: int) -> BlockMask:
     """FlexAttention's lists of whole blocks from keep [B or 1, H or 1, rows, columns]."""
     # A stable sort puts the kept columns first and in order, as the lists want them.
-    indices = keep.int().argsort(-1, descending=True, stable=True).int()
+    indices = keep.int().argsort(dim=-1, descending=True, stable=True).int()
     empty = torch.zeros_like(keep.sum(-1, dtype=torch.int32)), torch.zeros_like(indices)
+    batches, heads = keep.shape[:2]
+
+    def kept(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """For FlexAttention uncompiled, which knows no lists; its kernel asks of partial blocks."""
+        return keep[b % batches, h % heads, i // block_q, j // block_kv]
+
     return BlockMask.from_kv_blocks(
         *empty,
         keep.sum(-1, dtype=torch.int32),
         indices,
         BLOCK_SIZE=(block_q, block_kv),
+        mask_mod=kept,
         seq_lengths=(seq_q, seq_kv),
     )
 

@@ -178,6 +178,71 @@ def test_a_later_run_goes_on(proof, tmp_path):
     assert not any(Proof(proof.path, "library 2").passed(s) for s in todo)
 
 
+# ---- the command, on a GPU made up ---------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path, run):
+    """A machine whose steps are given by the test; returns (steps, folder of results)."""
+    todo = []
+    monkeypatch.setattr(cli, "why_no_device", lambda: "")
+    monkeypatch.setattr(cli, "prepare", lambda args: None)
+    monkeypatch.setattr(cli, "missing", lambda: {"cupy": "not installed"})
+    monkeypatch.setattr(library, "name", lambda: "library 1")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Test")
+    monkeypatch.setattr("bench.core.env.describe", lambda device: MACHINE)
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(cli, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(steps, "plan", lambda parts, *_: [s for s in todo if s.part in parts])
+    run.machine = MACHINE
+    folder = tmp_path / "results" / "nvidia-test"
+    folder.mkdir(parents=True)
+    return todo, folder
+
+
+def test_a_whole_run(gpu, run, capsys):
+    todo, folder = gpu
+    todo += [
+        Step("correctness", "tests/merge", (sys.executable, "-c", "print('3 passed in 0.1s')")),
+        writes(folder / "softmax.json", run, [made_up()], name="softmax"),
+    ]
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    for said in ("missing: cupy: not installed", "3 passed", "1 cells", "2 of 2 steps passed"):
+        assert said in text
+    assert "wrote results/nvidia-test/report.html" in text and (folder / "report.html").exists()
+    kept = json.loads((folder / "proof.json").read_text())
+    assert kept["library"] == "library 1" and kept["facts"]["machine"] == MACHINE
+    assert [s["status"] for s in kept["steps"]] == [PASSED, PASSED]
+
+
+def test_a_failed_step_fails_the_run_which_reports_all_the_same(gpu, run, capsys):
+    todo, folder = gpu
+    todo += [
+        Step("sanitizers", "racecheck", (sys.executable, "-c", "raise SystemExit(99)")),
+        writes(folder / "softmax.json", run, [made_up()], name="softmax"),
+    ]
+    assert cli.main([]) == 1
+    text = capsys.readouterr().out
+    assert "1 of 2 steps passed" in text and "sanitizers: racecheck: failed" in text
+    assert "racecheck" in (folder / "report.html").read_text()
+    assert cli.main(["--part", "benchmarks", "report"]) == 0
+    # What has passed is left out; what has not is run again.
+    capsys.readouterr()
+    assert cli.main(["--continue"]) == 1
+    assert "[1/1] sanitizers: racecheck" in capsys.readouterr().out
+
+
+def test_a_report_that_fails_loses_no_results(gpu, run, capsys, monkeypatch):
+    todo, folder = gpu
+    todo.append(writes(folder / "softmax.json", run, [made_up()], name="softmax"))
+    monkeypatch.setattr(publish, "publish", lambda *args: 1 / 0)
+    assert cli.main([]) == 1
+    assert "report failed: ZeroDivisionError" in capsys.readouterr().out
+    assert len(read_json(folder / "softmax.json").results) == 1
+
+
 # ---- what is published ---------------------------------------------------------------------------
 
 
