@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 try:
@@ -77,6 +78,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--check", action="store_true", help="exit 1 when a result is wrong or a bar is missed")
     add("--seconds", type=float, metavar="S", help="time for each case")
     add("--json", metavar="F", help="results with the machine's description, for bench.compare")
+    add("--keep", action="store_true", help="measure only what the --json file does not have yet")
     add("--csv", metavar="F", help="results for a spreadsheet")
     add("--html", metavar="F", help="a self-contained report")
     add("--png", metavar="F", help="the summary picture")
@@ -153,6 +155,13 @@ def _drop_failing_peers(work: Workload) -> None:
             work.notes[peer] = f"failed: {_first_line(error)}"
 
 
+def kept(args: argparse.Namespace) -> list[Result]:
+    """What --keep finds in the file of an earlier run."""
+    if args.keep and args.json and Path(args.json).exists():
+        return report.read_json(args.json).results
+    return []
+
+
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
@@ -187,7 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for dtype, rate in ceilings.matmul.items():
         console.print(f"matmul {dtype}: {rate * 1e-12:.0f} TFLOP/s")
 
-    results: list[Result] = []
+    results = kept(args)
+    measured = {r.case.key for r in results}
+    todo = [(family, case) for family, case in todo if case.key not in measured]
+    wanted = len(results) + len(todo)
     broken: dict[str, str] = {}
     try:
         with Printer(console, selection.peers, len(todo)) as printer:
@@ -203,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if args.json:  # whatever ends this run, what has been measured is kept
                     report.write_json(args.json, report.Run(machine, ceilings, results))
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted after {len(results)} of {len(todo)} cases.", style="yellow")
+        console.print(f"\nInterrupted after {len(results)} of {wanted} cases.", style="yellow")
 
     bars = [bar for family in FAMILIES for bar in family.BARS]
     verdicts = judge(bars, results) if _bars_apply(selection, machine) else []
@@ -213,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if path := getattr(args, kind):
             write(path, run)
             console.print(f"wrote {path}")
-    if len(results) < len(todo):
+    if len(results) < wanted:
         return 1
     good = all(r.accuracy.right for r in results) and all(v.met for v in verdicts)
     return 1 if args.check and not good else 0

@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="take libfastops_cuda.so and what is beside it from there instead of building",
     )
-    add("--build", action="store_true", help="build even where fastops/_lib has the library")
+    add("--build", action="store_true", help="build even where a library from elsewhere is here")
     add("--quick", action="store_true", help="a taste of every benchmark")
     add("--list", action="store_true", help="say what would be run; needs no GPU")
     return parser.parse_args(argv)
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, why in proof.facts["missing"].items():
         print(f"missing: {name}: {why}")
     if args.resume:
-        todo = [step for step in todo if not proof.passed(step)]
+        todo = proof.left(todo)
     seconds = None if args.minutes is None else 60 * args.minutes - (time.monotonic() - begin)
     outcomes = runner.run(todo, proof, LOGS / device, seconds)
     good = all(outcome.good for outcome in outcomes)
@@ -121,10 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Sees to it that there is a library."""
+    """Sees to it that there is a library, and a current one where it is built in this tree."""
+    here = (library.FOLDER / library.NAME).exists()
     if args.prebuilt:
         library.take(args.prebuilt)
-    elif args.build or not (library.FOLDER / library.NAME).exists():
+    elif args.build or not here or library.build_folder().exists():
         library.build(torch.cuda.get_device_capability())
 
 

@@ -28,6 +28,11 @@ def take(prebuilt: Path, folder: Path = FOLDER) -> None:
                 shutil.copy2(path, folder / path.name)
 
 
+def build_folder() -> Path:
+    """Where setup.py has CMake build for this interpreter."""
+    return ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+
+
 def build(capability: tuple[int, int]) -> None:
     """Builds it for this GPU with the interpreter and the torch of this process, no more."""
     environment = {
@@ -43,10 +48,9 @@ def build(capability: tuple[int, int]) -> None:
         if find.returncode:
             raise RuntimeError(find.stderr.strip())
         environment["CUDACXX"] = find.stdout.strip()
-    folder = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
     for command in (
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        ["cmake", "--build", str(folder), "--target", "fastops_conformance"],
+        ["cmake", "--build", str(build_folder()), "--target", "fastops_conformance"],
     ):
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,16 @@ class Proof:
     def passed(self, step: Step) -> bool:
         return step.key in self.outcomes and self.outcomes[step.key].good
 
+    def left(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps that have not passed; a benchmark that was stopped goes on where it was."""
+        return [
+            replace(step, command=(*step.command, "--keep"))
+            if step.result and (was := self.outcomes.get(step.key)) and was.status == STOPPED
+            else step
+            for step in steps
+            if not self.passed(step)
+        ]
+
 
 def run(
     steps: Sequence[Step],
@@ -93,7 +103,7 @@ def run(
         elif left is not None and left < LEAST_S:
             outcome = Outcome(step.part, step.name, LEFT)
         else:
-            outcome = run_one(step, logs, left)
+            outcome = run_one(step, logs, min(step.limit_s, left or step.limit_s))
         if outcome.status != LEFT or not proof.passed(step):
             proof.keep(outcome)
         outcomes.append(outcome)
@@ -106,7 +116,7 @@ def line(outcome: Outcome) -> str:
     return f"{outcome.status}{took}" + (f": {outcome.detail}" if outcome.detail else "")
 
 
-def run_one(step: Step, logs: Path, limit: float | None = None) -> Outcome:
+def run_one(step: Step, logs: Path, limit: float) -> Outcome:
     """Runs the command, its output in a file; interrupts it at the limit, so that it writes what it
     has, and ends it where it does not."""
     logs.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ class Step:
     missing: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     result: Path | None = None  # a file that the command fills as it goes
+    limit_s: float = 3600.0  # what takes longer hangs
 
     @property
     def key(self) -> str:

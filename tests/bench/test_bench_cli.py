@@ -67,6 +67,43 @@ def test_an_interrupted_run_keeps_what_it_has_and_has_not_passed(tmp_path, monke
     assert "Interrupted after 1 of" in capsys.readouterr().out
 
 
+def test_what_was_measured_before_is_kept(tmp_path, monkeypatch, capsys):
+    run, path = cli.Runner.run, tmp_path / "run.json"
+    measured = []
+
+    def counted(self, family, case, *args):
+        measured.append(case.key)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return run(self, family, case, *args)
+
+    monkeypatch.setattr(cli.Runner, "run", counted)
+    command = [*TINY, "--quick", "--op", "softmax", "--dtype", "fp32", "--json", str(path)]
+    assert cli.main(command) == 1
+    assert cli.main([*command, "--keep"]) == 0
+    assert measured[0] not in measured[1:] and measured[1] in measured[2:]
+    assert len(report.read_json(path).results) == len(set(measured))
+
+
+def test_a_case_that_fails_is_named_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    run, path = cli.Runner.run, tmp_path / "run.json"
+    tried = []
+
+    def broken(self, *args):
+        tried.append(args)
+        if len(tried) == 1:
+            raise RuntimeError("out of memory\nsecond line")
+        return run(self, *args)
+
+    monkeypatch.setattr(cli.Runner, "run", broken)
+    command = [*TINY, "--quick", "--op", "softmax", "--dtype", "fp32", "--json", str(path)]
+    assert cli.main(command) == 1
+    assert len(report.read_json(path).results) == len(tried) - 1 > 0
+    text = capsys.readouterr().out
+    assert "1 cells FAILED" in text and "RuntimeError: out of memory" in text
+    assert "second line" not in text
+
+
 def test_missing_peers_are_named(capsys):
     command = [*TINY, "--quick", "--op", "softmax", "--shapes", "vit", "--dtype", "fp32"]
     assert cli.main([*command, "--baseline", "triton"]) == 0

@@ -178,6 +178,36 @@ def test_a_later_run_goes_on(proof, tmp_path):
     assert not any(Proof(proof.path, "library 2").passed(s) for s in todo)
 
 
+def test_what_hangs_is_stopped(proof, tmp_path):
+    (found,) = outcomes([python("import time; time.sleep(60)", limit_s=0.5)], proof, tmp_path)
+    assert found.status == STOPPED and found.seconds < 20
+
+
+def test_a_stopped_benchmark_goes_on_where_it_was(proof, tmp_path):
+    measured, other = python("", "m", result=tmp_path / "m.json"), python("", "o")
+    proof.keep(*(runner.Outcome(s.part, s.name, STOPPED) for s in (measured, other)))
+    first, second = proof.left([measured, other])
+    assert first.command == (*measured.command, "--keep") and second.command == other.command
+    proof.keep(runner.Outcome(measured.part, measured.name, PASSED))
+    assert proof.left([measured, other]) == [other]
+
+
+@pytest.mark.parametrize("built_here, expected", [(True, ["build"]), (False, [])])
+def test_a_library_built_here_is_kept_current(built_here, expected, tmp_path, monkeypatch):
+    (tmp_path / library.NAME).write_text("")
+    done = []
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setattr(library, "build", lambda capability: done.append("build"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    folder = tmp_path if built_here else tmp_path / "nowhere"
+    monkeypatch.setattr(library, "build_folder", lambda: folder)
+    cli.prepare(cli.parse([]))
+    assert done == expected
+    (tmp_path / library.NAME).unlink()
+    cli.prepare(cli.parse([]))
+    assert done == [*expected, "build"]
+
+
 # ---- the command, on a GPU made up ---------------------------------------------------------------
 
 
