@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .ceilings import Ceilings
-from .report import Run, read_json
+if TYPE_CHECKING:
+    from .report import Run
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
 
@@ -28,6 +29,9 @@ def device_files(folder: Path) -> Iterator[Path]:
 def device_run(folder: Path) -> Run:
     """Everything measured on a device as one run: newest machine, best ceilings, every case once
     (the newest one)."""
+    from .ceilings import Ceilings
+    from .report import Run, read_json  # needs rich, which tests on a GPU do without
+
     runs = sorted(map(read_json, device_files(folder)), key=lambda run: run.machine["date"])
     whole = Run({}, Ceilings({}), [])
     cases = {}

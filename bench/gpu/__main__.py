@@ -8,6 +8,8 @@ part that fails does not stop the rest; what is known is kept at once in bench/r
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,11 +17,21 @@ from pathlib import Path
 
 import torch
 
-from . import library
+from ..core import env, results
+from ..peers import registry
+from . import library, runner, steps
 from .steps import PARTS, ROOT
 
 LOGS = ROOT / "build" / "gpu"
 NO_DEVICE, UNUSABLE = 2, 3
+NEEDED = {
+    "pytest": "nothing was tested",
+    "hypothesis": "nothing was tested",
+    "cupy": "CuPy in, CuPy out was not tested",
+    "rich": "nothing was measured, and there is no report",
+    "jinja2": "there is no report",
+    "matplotlib": "there is no report",
+}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,16 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.list and (why := why_no_device()):
         print(f"bench.gpu: nothing was run: {why}", file=sys.stderr)
         return NO_DEVICE
-    try:
-        if not args.list:
-            prepare(args)
-        # Not before the library is there: the families are made of its ops.
-        from ..core import env, results
-        from . import publish, runner, steps
-    except (OSError, RuntimeError, SystemExit, ImportError) as error:
-        print(f"bench.gpu: nothing was run: {error}", file=sys.stderr)
-        return UNUSABLE
-
     if unknown := sorted(set(args.op or ()) - set(steps.every_op())):
         print(f"bench.gpu: no op {', '.join(unknown)}; there are: {', '.join(steps.every_op())}")
         return UNUSABLE
@@ -94,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(step.key, f"({step.missing})" if step.missing else "")
         return 0
 
+    try:
+        prepare(args)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        print(f"bench.gpu: nothing was run: there is no library: {error}", file=sys.stderr)
+        return UNUSABLE
     proof = runner.Proof(folder / "proof.json", library.name())
     machine = env.describe("cuda")
     proof.facts = {"machine": machine, "missing": missing()}
@@ -108,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "report" in args.part:
         outcomes_kept = list(proof.outcomes.values())
         try:
+            from . import publish  # needs more than tests do: rich, jinja2, matplotlib
+
             found = publish.publish(folder, outcomes_kept, proof.facts["missing"], machine)
             print("\n".join(f"wrote {path.relative_to(ROOT)}" for path in found))
         except Exception as error:  # the results themselves are in files already
@@ -131,16 +140,12 @@ def prepare(args: argparse.Namespace) -> None:
 
 def missing() -> dict[str, str]:
     """What this machine lacks of all that could be used, and why."""
-    from ..peers import registry
-    from . import steps
-
     found = registry.missing("cuda")
     if not steps.sanitizer():
         found["compute-sanitizer"] = "not installed, so nothing was sanitized"
-    try:
-        import cupy  # noqa: F401
-    except ImportError as error:
-        found["cupy"] = f"{error}: CuPy in, CuPy out was not tested"
+    for package, lost in NEEDED.items():
+        if importlib.util.find_spec(package) is None:
+            found[package] = f"not installed, so {lost}"
     if torch.cuda.device_count() < 2:
         found["second GPU"] = "a device other than the current one was not tested"
     return found

@@ -1,6 +1,7 @@
 """`python -m bench.gpu` without a GPU: its plan, its limits, what it keeps, what it says."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -262,6 +263,27 @@ def test_a_failed_step_fails_the_run_which_reports_all_the_same(gpu, run, capsys
     capsys.readouterr()
     assert cli.main(["--continue"]) == 1
     assert "[1/1] sanitizers: racecheck" in capsys.readouterr().out
+
+
+def test_without_a_library_nothing_is_run(gpu, capsys, monkeypatch):
+    def broken(args):
+        raise subprocess.CalledProcessError(1, "cmake")
+
+    monkeypatch.setattr(cli, "prepare", broken)
+    assert cli.main([]) == cli.UNUSABLE
+    assert "nothing was run: there is no library" in capsys.readouterr().err
+
+
+def test_tests_need_no_package_of_the_report():
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('rich', 'jinja2', 'matplotlib'))\n"
+        "from bench.gpu.__main__ import main\n"
+        "sys.exit(main(['--list', '--part', 'correctness']))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=steps.ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and "tests/cuda" in run.stdout, run.stderr
 
 
 def test_a_report_that_fails_loses_no_results(gpu, run, capsys, monkeypatch):

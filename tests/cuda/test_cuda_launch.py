@@ -32,7 +32,7 @@ def close(got: list[Tensor], expected: list[Tensor]) -> None:
         if not b.is_floating_point():
             assert torch.equal(a.cpu(), b.cpu())
             continue
-        tolerance = 32 * torch.finfo(b.dtype).eps
+        tolerance = 64 * torch.finfo(b.dtype).eps
         largest = b[b.isfinite()].abs().max().item() if b.isfinite().any() else 0.0
         torch.testing.assert_close(
             a.cpu(), b.cpu(), rtol=tolerance, atol=tolerance * largest, equal_nan=True
