@@ -8,11 +8,13 @@ whatever exercises a kernel; tests of the layers above need only one run.
 import ctypes
 import os
 import zlib
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 import torch
 
+from tests.cuda.moved import DEVICE, Carry
 from tests.numerics import EMULATED
 from tests.simt.simt_lib import library_path
 
@@ -70,6 +72,16 @@ def emulated_order(request: pytest.FixtureRequest) -> None:
     lib.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
     chosen = zlib.crc32(request.node.nodeid.encode())
     lib.simt_configure(chosen % 3, chosen // 3 % 2, chosen + 1)
+
+
+@pytest.fixture(autouse=DEVICE is not None)
+def carried() -> Iterator[None]:
+    """Has the tests' fastops ops run on another device (tests/cuda/moved.py)."""
+    if DEVICE is None:
+        yield
+        return
+    with Carry(DEVICE):
+        yield
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

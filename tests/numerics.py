@@ -13,6 +13,8 @@ from torch import Tensor
 
 # The CUDA kernels serve CPU tensors (docs/simt.md), some thousand times slower.
 EMULATED = os.environ.get("FASTOPS_SIMT") == "1"
+# They do on a GPU, to which the tensors are carried (tests/cuda/moved.py).
+CARRIED = os.environ.get("FASTOPS_TESTS_ON") == "cuda"
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("correctness", "sanitizers", "benchmarks", "report")
 GPU_TESTS = "tests/cuda"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+# A test that takes the `device` fixture.
+ON_DEVICE = re.compile(r"def test_\w+\([^)]*\bdevice\b")
 # A sanitizer's own exit status, which no program under it has.
 FOUND = 99
 
@@ -69,9 +72,23 @@ def _correctness(ops: Sequence[str] | None) -> list[Step]:
         steps = [_record(), Step("correctness", "emulator against this GPU", conformance)]
         folders = [GPU_TESTS, *(f for f in _test_folders() if f != GPU_TESTS)]
     for folder in folders:
-        # `-k cuda` takes the tests that the `device` fixture put on a GPU, and all of tests/cuda.
-        steps.append(Step("correctness", folder, _pytest(folder, "-k", "cuda")))
+        files = {str(path.relative_to(ROOT)): path.read_text() for path in _test_files(folder)}
+        # All of tests/cuda, and what the `device` fixture put on a GPU.
+        if folder == GPU_TESTS or any(map(ON_DEVICE.search, files.values())):
+            steps.append(Step("correctness", folder, _pytest(folder, "-k", "cuda")))
+        # Kernels' tests that are written for CPU tensors, carried to the GPU (tests/cuda/moved.py).
+        plain = [
+            f for f, text in files.items() if "mark.isa" in text and not ON_DEVICE.search(text)
+        ]
+        if plain:
+            chosen = _pytest(*sorted(plain), "-m", "isa and not large")
+            carried = {"FASTOPS_TESTS_ON": "cuda"}
+            steps.append(Step("correctness", f"{folder}, carried", chosen, environment=carried))
     return steps
+
+
+def _test_files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).glob("test_*.py"))
 
 
 def _test_folders() -> list[str]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import fastops
 from fastops.nm.reference import nm_linear_reference
 from tests.nm.samples import ALL_PATTERNS, DTYPES, PATTERNS, judge, randn, sparse
-from tests.numerics import EMULATED, LAYOUTS, lay_out, same_bits
+from tests.numerics import CARRIED, EMULATED, LAYOUTS, lay_out, same_bits
 
 pytestmark = pytest.mark.isa
 ROWS = [1, 2, 3, 4, 7, 8, 9, 16, 31, 63, 64, 65, 129, 200]
@@ -157,7 +157,7 @@ def test_special_activations_reach_where_they_are_kept(device, rows):
     kept[(weight.columns() == 5).any(1)] = True
     reached = ~y[0].isfinite()
     assert reached[kept].all() and y[1:].isfinite().all()
-    if device == "cpu" and not EMULATED:
+    if device == "cpu" and not EMULATED and not CARRIED:
         assert torch.equal(reached, kept)
 
 
