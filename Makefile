@@ -145,7 +145,7 @@ gpu:
 model: build
 	$(PY) -m bench.model $(MODEL)
 
-# The tables of results in README and docs, from bench/results; `make lint` checks them.
+# The tables of results in README and docs, from bench/results; a test checks them.
 tables: $(VENV)/.bench
 	$(PY) -m bench.tables
 
