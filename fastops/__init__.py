@@ -2,12 +2,13 @@
 
 softmax, log_softmax and logsumexp with masks, bias, lengths, causal masks and temperatures
 fused, and their relatives: top-k, sparsemax, entmax, softpick, StableMax, PLADIS; products with
-N:M sparse weights; token matching, merging and pruning; of torch tensors, NumPy and CuPy arrays.
-The ops behind them are ``torch.ops.fastops.*``; ``python -m fastops.info`` says what works here,
-and why the rest does not.
+N:M sparse weights; token matching, merging and pruning; block-sparse attention; of torch tensors,
+NumPy and CuPy arrays. The ops behind them are ``torch.ops.fastops.*``; ``python -m fastops.info``
+says what works here, and why the rest does not.
 """
 
 from . import nn
+from .attention import BlockMask, block_sparse_attention
 from .merge import (
     MergePlan,
     match_tokens,
@@ -36,9 +37,11 @@ from .softmax import (
 
 __version__ = "0.1.0"  # as in pyproject.toml; a build in place has no metadata to read it from
 __all__ = [
+    "BlockMask",
     "MergePlan",
     "NMWeight",
     "__version__",
+    "block_sparse_attention",
     "entmax",
     "entmax15",
     "entmax15_loss",

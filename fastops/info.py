@@ -18,7 +18,7 @@ OPS = (
     *("softmax", "log_softmax", "logsumexp"),
     *("nm_mask", "nm_prune", "nm_compress", "nm_linear"),
     *("token_match", "token_plan", "plan_compose", "token_select", "merge_tokens"),
-    "unmerge_tokens",
+    *("unmerge_tokens", "block_sparse_attention"),
 )
 
 

@@ -25,9 +25,14 @@ PEERS = {
     "cutlass": "torch's semi-structured weights on CUTLASS (nm 2:4, GPU only)",
     "sdpa_flash": "torch's dense attention, flash (attention, GPU only)",
     "sdpa_cudnn": "torch's dense attention, cuDNN (attention, GPU only)",
-    "flex": "torch's FlexAttention, compiled, of the same block list (attention, GPU only)",
+    "flex": "torch's FlexAttention, compiled, of the same mask; seconds to compile (attention)",
+    "own dense": "our attention with everything kept (attention)",
+    "blocks of 64": "our attention with as many elements in blocks of 64 (attention)",
 }
-ON_CPU = ("copy", "entmax", "softmax", "embedding_bag", "tomesd", "fp32")
+ON_CPU = (
+    *("copy", "entmax", "softmax", "embedding_bag", "tomesd", "fp32"),
+    *("flex", "own dense", "blocks of 64"),
+)
 
 
 def defaults(device: str) -> list[str]:

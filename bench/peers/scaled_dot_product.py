@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from . import triton_softmax
+from . import compiled, triton_softmax
 
 BACKENDS = {"sdpa_flash": SDPBackend.FLASH_ATTENTION, "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION}
 
 
 def why_missing(peer: str, device: str) -> str:
     if device != "cuda":
-        return "runs on a GPU only"
+        return (compiled.why_missing(device) or "") if peer == "flex" else "runs on a GPU only"
     if peer == "sdpa_flash" and not torch.backends.cuda.is_flash_attention_available():
         return f"torch {torch.__version__} is built without flash attention"
     if peer == "sdpa_cudnn" and not torch.backends.cudnn.is_available():

@@ -127,6 +127,17 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("unmerge_tokens(Tensor y, " FASTOPS_PLAN_ARGS ", Tensor? residual=None) -> Tensor");
   m.def("unmerge_tokens.out(Tensor y, " FASTOPS_PLAN_ARGS
         ", Tensor? residual=None, *, Tensor(a!) out) -> ()");
+  // Block-sparse attention (csrc/attention/attention.h). mask: [] or offsets, indices,
+  // partial_offsets, patterns, bits and, for the backward, the four lists by key block; mask_shape:
+  // block_q, block_kv, batch, heads. wanted: the gradients of q, k, v, sinks, key_bias ([B, H,
+  // Skv]); empty ones for the others.
+  m.def(
+      "block_sparse_attention(Tensor q, Tensor k, Tensor v, Tensor[] mask, int[] mask_shape, "
+      "float scale, Tensor? sinks=None, Tensor? key_bias=None) -> (Tensor out, Tensor lse)");
+  m.def(
+      "block_sparse_attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor q, Tensor k, "
+      "Tensor v, Tensor out, Tensor lse, Tensor[] mask, int[] mask_shape, float scale, "
+      "Tensor? sinks, Tensor? key_bias, bool[] wanted) -> Tensor[]");
   // N:M sparse weights: (values, indices) is the stored form of csrc/nm/nm.h. activation: 0 none,
   // 1 relu, 2 gelu, 3 silu. bad: the first group that breaks the pattern, row * groups + group, or
   // 2^63 - 1.

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "cpu/call_scratch.h"
+
 namespace fastops::cpu {
 namespace {
 
@@ -15,10 +17,7 @@ struct Buffer {
   ~Buffer() { std::free(data); }
 };
 
-}  // namespace
-
-void* thread_scratch(size_t bytes) {
-  thread_local Buffer buffer;
+void* grow(Buffer& buffer, size_t bytes) {
   if (buffer.size < bytes) {
     std::free(buffer.data);
     buffer.size = 0;
@@ -28,6 +27,18 @@ void* thread_scratch(size_t bytes) {
     buffer.size = rounded;
   }
   return buffer.data;
+}
+
+}  // namespace
+
+void* thread_scratch(size_t bytes) {
+  thread_local Buffer buffer;
+  return grow(buffer, bytes);
+}
+
+void* call_scratch(size_t bytes) {
+  thread_local Buffer buffer;
+  return grow(buffer, bytes);
 }
 
 }  // namespace fastops::cpu

@@ -1,13 +1,14 @@
-"""Token merging for the ViT of Hugging Face transformers (5.x)."""
+"""Hugging Face transformers (5.x): token merging for its ViT, block-sparse attention for models."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from . import _vit
+from ._attention import register
 from ._vit import TokenMerging, unpatch
 
-__all__ = ["TokenMerging", "patch", "unpatch"]
+__all__ = ["TokenMerging", "patch", "register", "unpatch"]
 
 _PARTS = ("attention", "layernorm_before", "layernorm_after", "mlp", "dropout")
 

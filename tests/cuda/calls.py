@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -242,4 +243,63 @@ def _merge_calls() -> list[Call]:
     return calls
 
 
-CALLS = [*_softmax_calls(), *_relative_calls(), *_nm_calls(), *_merge_calls()]
+def _heads(channels: int, length: int = 300) -> Callable[[torch.dtype], Inputs]:
+    def make(dtype: torch.dtype) -> Inputs:
+        return {
+            "q": normal(2, 4, length, channels, dtype=dtype, seed=7, spread=1.0),
+            "k": normal(2, 2, length, channels, dtype=dtype, seed=8, spread=1.0),
+            "v": normal(2, 2, length, channels, dtype=dtype, seed=9, spread=1.0),
+            "sinks": normal(4, dtype=torch.float32, seed=10),
+            "key_bias": normal(2, length, dtype=torch.float32, seed=11),
+        }
+
+    return make
+
+
+def _attention_calls() -> list[Call]:
+    def attend(q, k, v, sinks, key_bias, mask=None):
+        kept = None if mask is None else mask(q.shape[2]).to(q.device)
+        return fastops.block_sparse_attention(
+            q, k, v, kept, sinks=sinks, key_bias=key_bias, return_lse=True
+        )
+
+    masks = {
+        "dense": None,
+        "window": lambda n: fastops.BlockMask.sliding_window(n, 40, 3, block_size=32),
+        "causal": lambda n: fastops.BlockMask.causal(n, block_size=64),
+    }
+    wrt = ("q", "k", "v", "sinks", "key_bias")
+    calls = []
+    for dtype in WEIGHTS:
+        # Masks come from lists on the host: a copy that a graph may not capture.
+        for name, mask in masks.items():
+            run = partial(attend, mask=mask)
+            captures = mask is None
+            calls.append(
+                Call(
+                    "block_sparse_attention",
+                    name,
+                    dtype,
+                    _heads(64),
+                    run,
+                    wrt=wrt,
+                    captures=captures,
+                )
+            )
+        for channels in (40, 128, 256):
+            calls.append(
+                Call(
+                    "block_sparse_attention",
+                    f"d{channels}",
+                    dtype,
+                    _heads(channels, 100),
+                    attend,
+                    wrt=wrt,
+                )
+            )
+    return calls
+
+
+CALLS = [
+    *_softmax_calls(), *_relative_calls(), *_nm_calls(), *_merge_calls(), *_attention_calls(),
+]  # fmt: skip

@@ -85,7 +85,30 @@ def merge() -> None:
     ops.token_select(torch.randint(9, (1, 300)).float(), 120, 5)
 
 
-FAMILIES = {"softmax": softmax, "nm": nm, "merge": merge}
+def attention() -> None:
+    """Every kernel with more tiles than it holds, warps that share a list, several heads of one
+    group, channels to fill, empty lists, with and without sinks and a bias."""
+    for channels, block in [(64, 128), (72, 16), (33, 32)]:
+        q, grad = (torch.randn(1, 2, 70, channels).half() for _ in range(2))
+        k, v = (torch.randn(1, 1, 300, channels).half() for _ in range(2))
+        grid = (-(-70 // block), -(-300 // block))
+        bits = torch.randint(-(2**31), 2**31, (1, block * block // 32), dtype=torch.int32)
+        for listed, partial in ((1, 1), (1, 0), (0, 0)):
+            lists = []
+            for rows, columns in (grid, grid[::-1]):
+                offsets = torch.arange(rows + 1) * columns * listed
+                indices = torch.arange(columns, dtype=torch.int32).repeat(rows)
+                lists.append([offsets, indices, offsets * partial, torch.zeros_like(indices)])
+            mask, shape = [*lists[0], bits], [block, block, 1, 1]
+            sinks, bias = (torch.randn(2), torch.randn(1, 2, 300)) if partial else (None, None)
+            out, lse = ops.block_sparse_attention(q, k, v, mask, shape, 0.1, sinks, bias)
+            wanted = [True] * 3 + [bool(partial)] * 2
+            ops.block_sparse_attention_backward(
+                grad, None, q, k, v, out, lse, mask + lists[1], shape, 0.1, sinks, bias, wanted
+            )
+
+
+FAMILIES = {"softmax": softmax, "nm": nm, "merge": merge, "attention": attention}
 
 
 def first_report(families: list[str]) -> str:

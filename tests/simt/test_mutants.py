@@ -23,7 +23,8 @@ if os.environ.get("FASTOPS_SIMT") != "1":
     pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
 
 FOLDER = build_folder() / "csrc" / "simt" / "mutants"
-FAMILIES = ("softmax", "nm", "merge")  # each has a function of that name in mutant_workload.py
+# Each has a function of that name in mutant_workload.py.
+FAMILIES = ("softmax", "nm", "merge", "attention")
 SECONDS = 60  # more than any run takes
 MUTANTS = mutants()
 # Mutants that change nothing a program can see, with the reason.

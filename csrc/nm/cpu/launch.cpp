@@ -1,5 +1,6 @@
 // Picks the kernel: the instruction set once, the packing per call.
 #include "core/check.h"
+#include "cpu/amx.h"
 #include "cpu/isa.h"
 #include "nm/cpu/amx.h"
 #include "nm/cpu/heuristics.h"
@@ -36,7 +37,7 @@ Bf16 bf16_abilities() {
 #if defined(__x86_64__)
   can.fast_pairs = can.pairs && __builtin_cpu_is("amd");
 #endif
-  can.amx = amx::available();
+  can.amx = fastops::cpu::amx_available();
   return can;
 }
 
@@ -57,7 +58,7 @@ void matmul(const MatmulParams& p) {
       break;
 #ifdef FASTOPS_HAS_AMX
     case Kind::amx_tiles:
-      if (p.x.dtype == DType::bf16 && amx::available()) return amx::matmul(p);
+      if (p.x.dtype == DType::bf16 && fastops::cpu::amx_available()) return amx::matmul(p);
       break;
 #endif
     default: break;

@@ -1,4 +1,4 @@
-#include "nm/cpu/amx.h"
+#include "cpu/amx.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -11,14 +11,14 @@
 #include <unistd.h>
 #endif
 
-namespace fastops::nm::cpu::amx {
+namespace fastops::cpu {
 
-bool available() {
+bool amx_available() {
 #if defined(FASTOPS_HAS_AMX) && defined(__linux__)
   static const bool granted = [] {
     const char* wish = std::getenv("FASTOPS_CPU_AMX");
     if (wish && std::strcmp(wish, "0") == 0) return false;
-    if (fastops::cpu::active_isa() != fastops::cpu::Isa::avx512) return false;
+    if (active_isa() != Isa::avx512) return false;
     unsigned a = 0, b = 0, c = 0, d = 0;
     constexpr unsigned kVbmi2 = 1u << 6, kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -33,4 +33,4 @@ bool available() {
 #endif
 }
 
-}  // namespace fastops::nm::cpu::amx
+}  // namespace fastops::cpu

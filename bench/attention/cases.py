@@ -1,0 +1,88 @@
+"""Which shapes [B, H, S, D] and which masks are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+import fastops
+from fastops import BlockMask
+
+from ..core.case import Case
+from ..core.select import Density, Selection
+
+SUITES = {
+    "dense": "everything kept: what the kernels themselves are worth, against SDPA",
+    "blocks": "random blocks at several densities, against SDPA with a mask and the own dense time",
+    "patterns": "windows, documents and BigBird at 8192 tokens, against SDPA with a mask",
+}
+DENSE = ((1, 8, 4096, 64), (1, 4, 4096, 128))
+LONG = (1, 8, 8192, 64)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A mask by name: random blocks of a density, or a pattern."""
+
+    suite: str
+    make: Callable[[int], BlockMask | None]
+    density: float = 1.0
+    block: int = 64
+
+
+def random_blocks(length: int, density: float, block: int) -> BlockMask:
+    """The same number of blocks in every row."""
+    n = length // block
+    draw = torch.rand(n, n, generator=torch.Generator().manual_seed(0))
+    kept = draw.argsort(-1) < max(1, round(density * n))
+    return BlockMask.from_dense(kept, block)
+
+
+def _random(density: float, block: int) -> Kept:
+    return Kept("blocks", lambda n: random_blocks(n, density, block), density, block)
+
+
+def _documents(length: int) -> BlockMask:
+    tenth = length // 10
+    return BlockMask.documents([*range(0, 10 * tenth, tenth), length], block_size=64)
+
+
+MASKS = {
+    "dense": Kept("dense", lambda n: None),
+    "50 %": _random(0.5, 64),
+    "25 %": _random(0.25, 64),
+    "10 %": _random(0.1, 64),
+    "5 %": _random(0.05, 64),
+    "10 % of 32": _random(0.1, 32),
+    "10 % of 16": _random(0.1, 16),
+    "window": Kept(
+        "patterns", lambda n: BlockMask.sliding_window(n, n // 20, n // 20, block_size=64), 0.1
+    ),
+    "documents": Kept("patterns", _documents, 0.1),
+    "bigbird": Kept("patterns", lambda n: fastops.BlockMask.bigbird(n, 64, 5, 2, 4), 0.1),
+}
+OPS_OF = {
+    "dense": ("attention", "attention_grad"),
+    "blocks": ("attention", "attention_grad"),
+    "patterns": ("attention",),
+}
+
+
+def cases(s: Selection) -> Iterator[Case]:
+    quick = ("dense", "10 %")
+    graded = ("dense", "25 %")  # whose gradient has a bar
+    for name in s.pick(quick, tuple(MASKS), tuple(MASKS)):
+        suite = MASKS[name].suite
+        shapes = DENSE if suite == "dense" else (LONG if suite == "patterns" else DENSE[0],)
+        for op in OPS_OF[suite]:
+            if not s.wants(op, suite) or (op == "attention_grad" and name not in graded):
+                continue
+            for shape in shapes[: 1 if s.density <= Density.overview else None]:
+                for dtype in s.dtypes:
+                    for threads in s.threads:
+                        yield Case(
+                            op, suite, dtype, shape, threads=threads, device=s.device, variant=name,
+                            warm=True,
+                        )  # fmt: skip

@@ -1,0 +1,109 @@
+"""The op and its peers: SDPA, with the mask as a tensor where there is one (of what it knows it has
+no other way to be told), and compiled FlexAttention given the same blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import fastops
+from fastops import BlockMask
+from fastops.attention.reference import attention_reference
+
+from ..core.case import DTYPES, OURS, PEER, Accuracy, Case, Workload
+from ..core.pool import Pool
+from ..core.timing import Call
+from .cases import MASKS, random_blocks
+
+OPS = ("attention", "attention_grad")
+
+
+class Inputs:
+    """q, k, v, the gradient of out, and the mask in each candidate's form."""
+
+    def __init__(self, case: Case, pool: Pool) -> None:
+        self.case = case
+        self.tensors = []
+        for i, role in enumerate(("q", "k", "v", "grad")):
+            t = pool.empty(case.shape, DTYPES[case.dtype], 0, f"attention {role}")
+            t.normal_(generator=torch.Generator(device=t.device).manual_seed(i))
+            self.tensors.append(t)
+        mask = MASKS[case.variant].make(case.shape[2])
+        self.mask = None if mask is None else mask.to(self.tensors[0].device)
+        self.keep = None if mask is None else self.mask.to_dense()
+
+
+def _flex(inputs: Inputs) -> Callable[..., Tensor]:
+    """FlexAttention compiled for one case; from an empty cache, past some shapes dynamo would fall
+    back to eager without a word."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    torch.compiler.reset()
+    keep, (batch, heads, length, _) = inputs.keep, inputs.case.shape
+    several = keep.shape[1] > 1
+
+    def kept(b, h, q, kv):
+        return keep[0, h if several else 0, q, kv]
+
+    blocks = create_block_mask(
+        kept, batch, heads if several else None, length, length, device=keep.device
+    )
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return partial(compiled, block_mask=blocks)
+
+
+def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
+    """Buffers and calls of a case; every candidate allocates its output."""
+    i = Inputs(case, pool)
+    q, k, v, grad = i.tensors
+    kept = MASKS[case.variant]
+    forwards: dict[str, Callable[..., Tensor]] = {
+        OURS: partial(fastops.block_sparse_attention, block_mask=i.mask),
+        PEER: partial(F.scaled_dot_product_attention, attn_mask=i.keep),
+    }
+    if "own dense" in peers and kept.suite == "blocks" and case.op == "attention":
+        forwards["own dense"] = fastops.block_sparse_attention
+    if "blocks of 64" in peers and kept.block != 64:
+        same = random_blocks(case.shape[2], kept.density, 64).to(q.device)
+        forwards["blocks of 64"] = partial(fastops.block_sparse_attention, block_mask=same)
+    if "flex" in peers and kept.suite == "patterns":
+        forwards["flex"] = _flex(i)
+    if case.op == "attention":
+        calls = {name: [_inference(f, q, k, v)] for name, f in forwards.items()}
+    else:
+        leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+        if i.mask is not None:
+            i.mask.transposed()  # made once per mask
+        calls = {name: [_training(f, leaves, grad)] for name, f in forwards.items()}
+    traffic = sum(t.numel() * t.element_size() for t in (q, k, v, q))
+    return Workload(calls, traffic, partial(_accuracy, i))
+
+
+def _inference(forward: Callable[..., Tensor], *tensors: Tensor) -> Call:
+    return torch.no_grad()(lambda: forward(*tensors))
+
+
+def _training(forward: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor) -> Call:
+    return lambda: torch.autograd.grad(forward(*leaves), leaves, grad)
+
+
+def _accuracy(i: Inputs) -> Accuracy:
+    """The last rows of the first head, against float64 and plain PyTorch."""
+    length = i.case.shape[2]
+    rows = slice(max(0, length - 256), length)
+    mask: BlockMask | None = i.mask
+    ours = fastops.block_sparse_attention(*i.tensors[:3], mask)[:1, :1, rows]
+    q, k, v = (t[:1, :1] for t in i.tensors[:3])
+    keep = None if i.keep is None else i.keep[:1, :1, rows]
+    plain = attention_reference(q[:, :, rows], k, v, keep)[0]
+    wide = attention_reference(q[:, :, rows].double(), k.double(), v.double(), keep)[0]
+    scale = wide.abs().amax(-1, keepdim=True).clamp_min(1e-300)
+
+    def error(t: Tensor) -> float:
+        return ((t.double() - wide).abs() / scale).max().item()
+
+    return Accuracy(error(ours), error(plain), torch.finfo(q.dtype).eps / 2)

@@ -1,0 +1,365 @@
+// The gradients on a CPU, from P = exp(scores - lse) and dS = P * (dP - delta), both computed
+// again: once with queries in the lanes for dq, once with keys in the lanes for dk and dv, so that
+// no two threads add to the same row and every sum has a fixed order.
+#include "attention/cpu/chunks.h"
+#include "attention/cpu/kernels.h"
+#include "cpu/scratch.h"
+
+namespace fastops::attention::cpu::FASTOPS_ISA {
+namespace {
+
+constexpr int64_t kChunk = 64;  // rows of scores at a time: there are two such tiles
+
+// lse in units of log 2; of an empty row +inf, which makes its weights 0.
+inline VecF32 base2(VecF32 lse) {
+  return select(lse == VecF32(-kInf), VecF32(kInf), lse * VecF32(kLog2eF));
+}
+
+inline void clear(float* to, int64_t count) {
+  for (int64_t i = 0; i < count; i += L) VecF32(0.f).store(to + i);
+}
+
+template <int R>
+inline void add(float* to, const VecF32 (&sum)[R]) {
+  for (int r = 0; r < R; ++r) (VecF32::load(to + r * L) + sum[r]).store(to + r * L);
+}
+
+// Working memory of a thread, cut into pieces of whole lines.
+class Scratch {
+ public:
+  float* take(int64_t count) {
+    const int64_t at = used_;
+    used_ += ceil_div(count, 16) * 16;
+    return base_ ? base_ + at : nullptr;
+  }
+  void open() {
+    base_ = static_cast<float*>(thread_scratch(size_t(used_) * sizeof(float)));
+    used_ = 0;
+  }
+
+ private:
+  float* base_ = nullptr;
+  int64_t used_ = 0;
+};
+
+// What both parts hold for W queries, or W keys, in the lanes.
+template <typename F, int R>
+class Tile {
+ protected:
+  static constexpr int W = R * L;
+
+  explicit Tile(const BackwardPlan& plan) : plan_(plan), p_(plan.p) {
+    for (int pass = 0; pass < 2; ++pass) {
+      first_ = scratch_.take(F::depth(p_.head_dim) * W);
+      second_ = scratch_.take(F::depth(p_.value_dim) * W);
+      p_rows_ = scratch_.take(kChunk * W);
+      ds_rows_ = scratch_.take(kChunk * W);
+      if (F::paired) {
+        p_pairs_ = scratch_.take(kChunk / 2 * W);
+        ds_pairs_ = scratch_.take(kChunk / 2 * W);
+      }
+      head_sums_ = scratch_.take(p_.head_dim * W);
+      value_sums_ = scratch_.take(p_.value_dim * W);
+      if (pass == 0) scratch_.open();
+    }
+  }
+
+  int64_t bytes(const Heads& t) const { return t.stride[2] * int64_t(size_of(p_.dtype)); }
+  const char* at(const Heads& t, int64_t head, int64_t row) const {
+    return row_at(t, p_.dtype, batch_, head, row);
+  }
+
+  // What a segment is filled up with is 0.
+  void pad(const Segment& s, float* rows) const {
+    clear(rows + (s.at + s.count) * W, (round_up(s.count, F::pad) - s.count) * W);
+  }
+
+  // Rows of fp32 as the products over rows take them.
+  static const float* factors(const float* rows, int64_t count, float* pairs) {
+    if (!F::paired) return rows;
+    for (int64_t n = 0; n < count; n += 2) {
+      VecF32 even[R], odd[R];
+      for (int r = 0; r < R; ++r) {
+        even[r] = VecF32::load(rows + n * W + r * L);
+        odd[r] = VecF32::load(rows + (n + 1) * W + r * L);
+      }
+      pair_rows<R>(even, odd, pairs + n / 2 * W);
+    }
+    return pairs;
+  }
+
+  const BackwardPlan& plan_;
+  const BackwardParams& p_;
+  Scratch scratch_;
+  float *first_ = nullptr, *second_ = nullptr;  // q and grad_out, or k and v, in the lanes
+  float *p_rows_ = nullptr, *ds_rows_ = nullptr, *p_pairs_ = nullptr, *ds_pairs_ = nullptr;
+  float *head_sums_ = nullptr, *value_sums_ = nullptr;
+  int64_t batch_ = 0;
+};
+
+// dq of rows of queries.
+template <typename F, int R>
+class Queries : Tile<F, R> {
+  using Base = Tile<F, R>;
+  using Base::W, Base::plan_, Base::p_, Base::first_, Base::second_, Base::p_rows_, Base::ds_pairs_,
+      Base::head_sums_, Base::batch_;
+
+ public:
+  explicit Queries(const BackwardPlan& plan) : Base(plan) {}
+
+  void run(Task task) {
+    batch_ = task.head / p_.heads;
+    head_ = task.head % p_.heads;
+    const int64_t kv_head = head_ / (p_.heads / p_.kv_heads);
+    k_ = plan_.k.of(batch_, kv_head);
+    v_ = plan_.v.of(batch_, kv_head);
+    k_sums_ = plan_.k_sums.of(batch_, kv_head);
+    const ListRow list = list_row(p_.mask.by_query, p_.mask.num_patterns, batch_, head_, task.row);
+    const int64_t begin = task.row * p_.mask.block_q,
+                  end = at_most(begin + p_.mask.block_q, p_.seq_q);
+    for (int64_t q = begin; q < end; q += W) tile(list, q, q - begin, at_most(end - q, W));
+  }
+
+ private:
+  void tile(const ListRow& list, int64_t query, int64_t in_block, int64_t count) {
+    into_lanes<F, R>(this->at(p_.q, head_, query), this->bytes(p_.q), count, p_.dtype, p_.head_dim,
+                     first_);
+    into_lanes<F, R>(this->at(p_.grad_out, head_, query), this->bytes(p_.grad_out), count, p_.dtype,
+                     p_.value_dim, second_);
+    const int64_t row = (batch_ * p_.heads + head_) * p_.seq_q + query;
+    for (int r = 0; r < R; ++r) {
+      const int lanes = int(clamp(count - r * L, 0, L));
+      lse_[r] = base2(VecF32::load(p_.lse + row + r * L, lanes));
+      delta_[r] = VecF32::load(p_.delta + row + r * L, lanes);
+    }
+    clear(head_sums_, p_.head_dim * W);
+    Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_kv, p_.mask.block_kv);
+    while (chunks.next()) {
+      for (int64_t i = 0; i < chunks.count; ++i) derive(chunks.segments[i], in_block, count);
+      const float* ds = Base::factors(p_rows_, chunks.rows, ds_pairs_);
+      sums<F, R>(k_sums_, plan_.k_sums.step, chunks.segments, chunks.count, ds, p_.head_dim,
+                 [&](int64_t n, const VecF32(&sum)[R]) { add<R>(head_sums_ + n * W, sum); });
+    }
+    VecF32 scale[R];
+    for (int r = 0; r < R; ++r) scale[r] = VecF32(p_.scale);
+    from_lanes<R>(head_sums_, p_.head_dim, scale, row_at(p_.grad_q, p_.dtype, batch_, head_, query),
+                  this->bytes(p_.grad_q), count, p_.dtype);
+  }
+
+  // dS of a segment.
+  void derive(const Segment& s, int64_t in_block, int64_t count) {
+    float* rows = p_rows_ + s.at * W;
+    alignas(64) float bias[kChunk];
+    load_bias(p_, batch_, head_, s.first, s.count, bias);
+    const VecF32 scale(p_.scale * kLog2eF);
+    dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, first_, F::depth(p_.head_dim),
+               [&](int64_t n, const VecF32(&sum)[R]) {
+                 for (int r = 0; r < R; ++r)
+                   (fma(sum[r], scale, VecF32(bias[n]))).store(rows + n * W + r * L);
+               });
+    for (int64_t n = 0; n < s.count; ++n)
+      for (int r = 0; r < R; ++r) {
+        float* at = rows + n * W + r * L;
+        exp2(VecF32::load(at) - lse_[r]).store(at);
+      }
+    if (s.bits) {
+      uint32_t lanes[kChunk];
+      lane_masks(s, p_.mask.block_kv, in_block, count, lanes);
+      for (int64_t n = 0; n < s.count; ++n)
+        for (int r = 0; r < R; ++r) {
+          float* at = rows + n * W + r * L;
+          select(mask_of_bits(lanes[n] >> (r * L)), VecF32::load(at), VecF32(0.f)).store(at);
+        }
+    }
+    dots<F, R>(v_ + s.first * plan_.v.step, plan_.v.step, s.count, second_, F::depth(p_.value_dim),
+               [&](int64_t n, const VecF32(&sum)[R]) {
+                 for (int r = 0; r < R; ++r) {
+                   float* at = rows + n * W + r * L;
+                   (VecF32::load(at) * (sum[r] - delta_[r])).store(at);
+                 }
+               });
+    this->pad(s, p_rows_);
+  }
+
+  VecF32 lse_[R], delta_[R];
+  int64_t head_ = 0;
+  const char *k_ = nullptr, *v_ = nullptr, *k_sums_ = nullptr;
+};
+
+// dk, dv and the gradient of the bias of rows of keys.
+template <typename F, int R>
+class Keys : Tile<F, R> {
+  using Base = Tile<F, R>;
+  using Base::W, Base::plan_, Base::p_, Base::first_, Base::second_, Base::p_rows_, Base::ds_rows_,
+      Base::p_pairs_, Base::ds_pairs_, Base::head_sums_, Base::value_sums_, Base::batch_;
+
+ public:
+  explicit Keys(const BackwardPlan& plan) : Base(plan) {}
+
+  void run(Task task) {
+    batch_ = task.head / p_.kv_heads;
+    const int64_t kv_head = task.head % p_.kv_heads, block = p_.mask.block_kv;
+    const int64_t begin = task.row * block, end = at_most(begin + block, p_.seq_kv);
+    for (int64_t key = begin; key < end; key += W)
+      tile(kv_head, task.row, key, key - begin, at_most(end - key, W));
+  }
+
+ private:
+  void tile(int64_t kv_head, int64_t list, int64_t key, int64_t in_block, int64_t count) {
+    into_lanes<F, R>(this->at(p_.k, kv_head, key), this->bytes(p_.k), count, p_.dtype, p_.head_dim,
+                     first_);
+    into_lanes<F, R>(this->at(p_.v, kv_head, key), this->bytes(p_.v), count, p_.dtype, p_.value_dim,
+                     second_);
+    clear(head_sums_, p_.head_dim * W);
+    clear(value_sums_, p_.value_dim * W);
+    const int64_t group = p_.heads / p_.kv_heads;
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
+      of_head(head, list, key, in_block, count);
+    VecF32 scale[R], one[R];
+    for (int r = 0; r < R; ++r) {
+      scale[r] = VecF32(p_.scale);
+      one[r] = VecF32(1.f);
+    }
+    if (p_.grad_k.data)
+      from_lanes<R>(head_sums_, p_.head_dim, scale,
+                    row_at(p_.grad_k, p_.dtype, batch_, kv_head, key), this->bytes(p_.grad_k),
+                    count, p_.dtype);
+    if (p_.grad_v.data)
+      from_lanes<R>(value_sums_, p_.value_dim, one,
+                    row_at(p_.grad_v, p_.dtype, batch_, kv_head, key), this->bytes(p_.grad_v),
+                    count, p_.dtype);
+  }
+
+  void of_head(int64_t head, int64_t list_index, int64_t key, int64_t in_block, int64_t count) {
+    const ListRow list = list_row(p_.mask.by_key, p_.mask.num_patterns, batch_, head, list_index);
+    alignas(64) float bias[W];
+    load_bias(p_, batch_, head, key, count, bias);
+    for (int r = 0; r < R; ++r) {
+      bias_[r] = VecF32::load(bias + r * L, int(clamp(count - r * L, 0, L)));
+      bias_sum_[r] = VecF32(0.f);
+    }
+    q_ = plan_.q.of(batch_, head);
+    grad_out_ = plan_.grad_out.of(batch_, head);
+    const int64_t rows = (batch_ * p_.heads + head) * p_.seq_q;
+    Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_q, p_.mask.block_q);
+    while (chunks.next()) {
+      for (int64_t i = 0; i < chunks.count; ++i)
+        derive(chunks.segments[i], rows + chunks.segments[i].first, in_block);
+      const float* p = Base::factors(p_rows_, chunks.rows, p_pairs_);
+      const float* ds = Base::factors(ds_rows_, chunks.rows, ds_pairs_);
+      if (p_.grad_v.data)
+        sums<F, R>(plan_.grad_out_sums.of(batch_, head), plan_.grad_out_sums.step, chunks.segments,
+                   chunks.count, p, p_.value_dim,
+                   [&](int64_t n, const VecF32(&sum)[R]) { add<R>(value_sums_ + n * W, sum); });
+      if (p_.grad_k.data)
+        sums<F, R>(plan_.q_sums.of(batch_, head), plan_.q_sums.step, chunks.segments, chunks.count,
+                   ds, p_.head_dim,
+                   [&](int64_t n, const VecF32(&sum)[R]) { add<R>(head_sums_ + n * W, sum); });
+    }
+    if (p_.grad_key_bias) {
+      float* to = p_.grad_key_bias + (batch_ * p_.heads + head) * p_.seq_kv + key;
+      for (int r = 0; r < R && r * L < count; ++r)
+        bias_sum_[r].store(to + r * L, int(at_most(count - r * L, L)));
+    }
+  }
+
+  // P and dS of a segment of queries; `row` counts queries through batch and heads.
+  void derive(const Segment& s, int64_t row, int64_t in_block) {
+    float *p = p_rows_ + s.at * W, *ds = ds_rows_ + s.at * W;
+    alignas(64) float lse[kChunk];
+    for (int64_t n = 0; n < s.count; n += L) {
+      const int lanes = int(at_most(s.count - n, L));
+      base2(VecF32::load(p_.lse + row + n, lanes)).store(lse + n);
+    }
+    const VecF32 scale(p_.scale * kLog2eF);
+    dots<F, R>(q_ + s.first * plan_.q.step, plan_.q.step, s.count, first_, F::depth(p_.head_dim),
+               [&](int64_t n, const VecF32(&sum)[R]) {
+                 for (int r = 0; r < R; ++r) fma(sum[r], scale, bias_[r]).store(p + n * W + r * L);
+               });
+    for (int64_t n = 0; n < s.count; ++n)
+      for (int r = 0; r < R; ++r) {
+        float* at = p + n * W + r * L;
+        exp2(VecF32::load(at) - VecF32(lse[n])).store(at);
+      }
+    if (s.bits) {
+      for (int64_t n = 0; n < s.count; ++n) {
+        const uint32_t lanes = row_bits(s.bits, (s.in_block + n) * p_.mask.block_kv + in_block,
+                                        at_most(p_.mask.block_kv, W));
+        for (int r = 0; r < R; ++r) {
+          float* at = p + n * W + r * L;
+          select(mask_of_bits(lanes >> (r * L)), VecF32::load(at), VecF32(0.f)).store(at);
+        }
+      }
+    }
+    dots<F, R>(grad_out_ + s.first * plan_.grad_out.step, plan_.grad_out.step, s.count, second_,
+               F::depth(p_.value_dim), [&](int64_t n, const VecF32(&sum)[R]) {
+                 const VecF32 delta(p_.delta[row + n]);
+                 for (int r = 0; r < R; ++r) {
+                   const VecF32 v = VecF32::load(p + n * W + r * L) * (sum[r] - delta);
+                   v.store(ds + n * W + r * L);
+                   bias_sum_[r] = bias_sum_[r] + v;
+                 }
+               });
+    this->pad(s, p_rows_);
+    this->pad(s, ds_rows_);
+  }
+
+  VecF32 bias_[R], bias_sum_[R];
+  const char *q_ = nullptr, *grad_out_ = nullptr;
+};
+
+template <template <typename, int> class Part, typename F>
+void run(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
+#ifdef __AMX_BF16__
+  const MatrixRegisters registers;
+#endif
+  const auto drain = [&](auto part) {
+    for (Task task; next_task(queue, task);) part.run(task);
+  };
+  if constexpr (L == 16)
+    if (in_lanes <= L) return drain(Part<F, 1>(plan));
+  drain(Part<F, 2>(plan));
+}
+
+}  // namespace
+
+void backward_queries(const BackwardPlan& plan, TaskQueue& queue) {
+  const int64_t in_lanes = at_most(plan.p.mask.block_q, plan.p.seq_q);
+#ifdef __AMX_BF16__
+  run<Queries, Matrix>(plan, queue, in_lanes);
+#else
+#ifdef FASTOPS_AVX512
+  if (plan.p.dtype == DType::bf16) return run<Queries, Pairs>(plan, queue, in_lanes);
+#endif
+  run<Queries, Singles>(plan, queue, in_lanes);
+#endif
+}
+
+void backward_keys(const BackwardPlan& plan, TaskQueue& queue) {
+  const int64_t in_lanes = at_most(plan.p.mask.block_kv, plan.p.seq_kv);
+#ifdef __AMX_BF16__
+  run<Keys, Matrix>(plan, queue, in_lanes);
+#else
+#ifdef FASTOPS_AVX512
+  if (plan.p.dtype == DType::bf16) return run<Keys, Pairs>(plan, queue, in_lanes);
+#endif
+  run<Keys, Singles>(plan, queue, in_lanes);
+#endif
+}
+
+void backward_delta(const BackwardParams& p, int64_t begin, int64_t end) {
+  alignas(64) float out[kMostChannels], grad[kMostChannels];
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t row = i % p.seq_q, head = i / p.seq_q % p.heads, b = i / p.seq_q / p.heads;
+    widen_row(row_at(p.out, p.dtype, b, head, row), p.dtype, p.value_dim, out);
+    widen_row(row_at(p.grad_out, p.dtype, b, head, row), p.dtype, p.value_dim, grad);
+    VecF32 sum(0.f);
+    for (int64_t c = 0; c < p.value_dim; c += L) {
+      const int lanes = int(at_most(p.value_dim - c, L));
+      sum = fma(VecF32::load(out + c, lanes), VecF32::load(grad + c, lanes), sum);
+    }
+    p.delta[i] = hsum(sum) - (p.grad_lse ? p.grad_lse[i] : 0.f);
+  }
+}
+
+}  // namespace fastops::attention::cpu::FASTOPS_ISA

@@ -1,0 +1,221 @@
+// out and lse on a CPU: queries in the lanes, scores and output transposed. Nothing is reduced
+// across lanes, and K and V are broadcast from where they lie.
+//
+// Per W = R * L queries, and per chunk of listed keys: scores [key][W] with their maximum
+// in the epilogue, exponentials in place, output[channel][W] = alpha * output + the chunk's sum.
+// All of it but K and V stays in L1 (head_dim 64: 8 KB each of queries, scores and output).
+#include "attention/cpu/chunks.h"
+#include "attention/cpu/kernels.h"
+#include "cpu/pow.h"
+#include "cpu/scratch.h"
+
+namespace fastops::attention::cpu::FASTOPS_ISA {
+namespace {
+
+template <typename F, int R>
+class Forward {
+  static constexpr int W = R * L;
+  static constexpr int64_t kChunk = F::chunk;
+  // Weights are rounded to bf16 before they are multiplied: 1.5e-4 is enough there.
+  static constexpr int kDegree = F::paired ? 3 : 5;
+
+ public:
+  explicit Forward(const ForwardPlan& plan) : plan_(plan), p_(plan.p) {
+    const int64_t depth = F::depth(p_.head_dim);
+    const int64_t each = depth + p_.value_dim;
+    float* at = static_cast<float*>(
+        thread_scratch(size_t(kTiles * each + kChunk + kChunk / 2) * W * sizeof(float)));
+    scores_ = at;
+    pairs_ = scores_ + kChunk * W;
+    for (int t = 0; t < kTiles; ++t) {
+      tiles_[t].queries = pairs_ + (kChunk / 2 + t * each) * W;
+      tiles_[t].out = tiles_[t].queries + depth * W;
+    }
+  }
+
+  void run(Task task) {
+    batch_ = task.head / p_.heads;
+    head_ = task.head % p_.heads;
+    const int64_t kv_head = head_ / (p_.heads / p_.kv_heads);
+    k_ = plan_.k.of(batch_, kv_head);
+    v_ = plan_.v.of(batch_, kv_head);
+    const ListRow list = list_row(p_.mask.by_query, p_.mask.num_patterns, batch_, head_, task.row);
+    const int64_t begin = task.row * p_.mask.block_q;
+    const int64_t end = at_most(begin + p_.mask.block_q, p_.seq_q);
+    for (int64_t q = begin; q < end; q += kTiles * W) {
+      int tiles = 0;
+      for (; tiles < kTiles && q + tiles * W < end; ++tiles)
+        start(tiles_[tiles], q + tiles * W, q + tiles * W - begin, end);
+      // Every tile works on a chunk while it is in cache.
+      Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_kv, p_.mask.block_kv);
+      while (chunks.next())
+        for (int t = 0; t < tiles; ++t) add(tiles_[t], chunks, t == 0);
+      for (int t = 0; t < tiles; ++t) finish(tiles_[t]);
+    }
+  }
+
+ private:
+  static constexpr int kTiles = 4;  // that share the loads of keys and values
+
+  struct Tile {
+    float *queries, *out;
+    int64_t query, in_block, count;
+    VecF32 most[R], total[R];
+  };
+
+  void start(Tile& t, int64_t query, int64_t in_block, int64_t end) {
+    t.query = query;
+    t.in_block = in_block;
+    t.count = at_most(end - query, W);
+    const int64_t row_bytes = p_.q.stride[2] * int64_t(size_of(p_.dtype));
+    into_lanes<F, R>(row_at(p_.q, p_.dtype, batch_, head_, query), row_bytes, t.count, p_.dtype,
+                     p_.head_dim, t.queries);
+    for (int64_t i = 0; i < p_.value_dim * W; i += L) VecF32(0.f).store(t.out + i);
+    for (int r = 0; r < R; ++r) {
+      t.most[r] = VecF32(-kInf);
+      t.total[r] = VecF32(0.f);
+    }
+  }
+
+  void add(Tile& t, const Chunks<F, kChunk>& chunks, bool first) {
+    VecF32 most[R], alpha[R];
+    for (int r = 0; r < R; ++r) most[r] = t.most[r];
+    for (int64_t i = 0; i < chunks.count; ++i) score(t, chunks, chunks.segments[i], most, first);
+    exponentials(t, chunks.rows, most, alpha);
+    const float* weights = F::paired ? pairs_ : scores_;
+    sums<F, R>(v_, plan_.v.step, chunks.segments, chunks.count, weights, p_.value_dim,
+               [&](int64_t n, const VecF32(&sum)[R]) {
+                 float* o = t.out + n * W;
+                 for (int r = 0; r < R; ++r)
+                   fma(VecF32::load(o + r * L), alpha[r], sum[r]).store(o + r * L);
+               });
+  }
+
+  // The scores of a segment in units of log 2, and their maximum.
+  void score(const Tile& t, const Chunks<F, kChunk>& chunks, const Segment& s, VecF32 (&most)[R],
+             bool first) {
+    alignas(64) float bias[128];
+    load_bias(p_, batch_, head_, s.first, s.count, bias);
+    float* to = scores_ + s.at * W;
+    VecF32 kept[R];
+    for (int r = 0; r < R; ++r) kept[r] = most[r];
+    const VecF32 scale(p_.scale * kLog2eF);
+    dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, t.queries, F::depth(p_.head_dim),
+               [&](int64_t n, const VecF32(&sum)[R]) {
+                 if (first) prefetch_row(chunks.upcoming(s.at + n));
+                 for (int r = 0; r < R; ++r) {
+                   const VecF32 score = fma(sum[r], scale, VecF32(bias[n]));
+                   score.store(to + n * W + r * L);
+                   most[r] = max(score, most[r]);
+                 }
+               });
+    if (s.bits) {
+      for (int r = 0; r < R; ++r) most[r] = kept[r];
+      uint32_t lanes[128];
+      lane_masks(s, p_.mask.block_kv, t.in_block, t.count, lanes);
+      for (int64_t n = 0; n < s.count; ++n)
+        for (int r = 0; r < R; ++r) {
+          float* at = to + n * W + r * L;
+          const VecF32 score =
+              select(mask_of_bits(lanes[n] >> (r * L)), VecF32::load(at), VecF32(-kInf));
+          score.store(at);
+          most[r] = max(score, most[r]);
+        }
+    }
+    for (int64_t i = s.count * W; i < round_up(s.count, F::pad) * W; i += L)
+      VecF32(-kInf).store(to + i);
+  }
+
+  // Of the next chunk, spread over the work on this one: listed blocks are anywhere, which no
+  // hardware foresees.
+  void prefetch_row(int64_t key) const {
+    if (key < 0) return;
+    const char* k = k_ + key * plan_.k.step;
+    for (int64_t i = 0; i < F::depth(p_.head_dim) * 4; i += 64) prefetch(k + i);
+    const int64_t v_step = plan_.v.step / F::unit(p_.mask.block_kv);
+    const int64_t bytes = at_most(v_step, round_up(p_.value_dim, 32) * 4);
+    for (int64_t i = 0; i < bytes; i += 64) prefetch(v_ + key * v_step + i);
+  }
+
+  // Scores become their exponentials, relative to the new maximum.
+  void exponentials(Tile& t, int64_t rows, const VecF32 (&most)[R], VecF32 (&alpha)[R]) {
+    VecF32 shift[R], sum[R];
+    for (int r = 0; r < R; ++r) {
+      // Nothing kept so far: any finite shift gives zeros.
+      shift[r] = select(most[r] == VecF32(-kInf), VecF32(0.f), most[r]);
+      alpha[r] = exp2(t.most[r] - shift[r]);
+      t.most[r] = most[r];
+      sum[r] = VecF32(0.f);
+    }
+    for (int64_t n = 0; n < rows; n += F::paired ? 2 : 1) {
+      VecF32 p[2][R];
+      for (int i = 0; i < (F::paired ? 2 : 1); ++i)
+        for (int r = 0; r < R; ++r) {
+          float* at = scores_ + (n + i) * W + r * L;
+          p[i][r] = exp2<kDegree>(VecF32::load(at) - shift[r]);
+          sum[r] = sum[r] + p[i][r];
+          if (!F::paired) p[i][r].store(at);
+        }
+      if (F::paired) pair_rows<R>(p[0], p[1], pairs_ + n / 2 * W);
+    }
+    for (int r = 0; r < R; ++r) t.total[r] = fma(t.total[r], alpha[r], sum[r]);
+  }
+
+  void finish(const Tile& t) {
+    VecF32 factor[R];
+    float* lse = p_.lse + (batch_ * p_.heads + head_) * p_.seq_q + t.query;
+    for (int r = 0; r < R; ++r) {
+      const VecF32 sink(p_.sinks ? p_.sinks[head_] * kLog2eF : -kInf);
+      const VecF32 most = max(t.most[r], sink);
+      const VecF32 shift = select(most == VecF32(-kInf), VecF32(0.f), most);
+      const VecF32 before = exp2(t.most[r] - shift);
+      const VecF32 total = fma(t.total[r], before, exp2(sink - shift));
+      const auto empty = total == VecF32(0.f);
+      factor[r] = select(empty, VecF32(0.f), before / total);
+      const int lanes = int(at_most(t.count - r * L, L));
+      VecF32 value = fma(shift, VecF32(float(1 / kLog2e)), log(total));
+      value = select(empty, VecF32(-kInf), select(is_nan(total), total, value));
+      if (lanes > 0) value.store(lse + r * L, lanes);
+    }
+    from_lanes<R>(t.out, p_.value_dim, factor, row_at(p_.out, p_.dtype, batch_, head_, t.query),
+                  p_.out.stride[2] * int64_t(size_of(p_.dtype)), t.count, p_.dtype);
+  }
+
+  const ForwardPlan& plan_;
+  const ForwardParams& p_;
+  float *scores_, *pairs_;
+  Tile tiles_[kTiles];
+  int64_t batch_ = 0, head_ = 0;
+  const char *k_ = nullptr, *v_ = nullptr;
+};
+
+template <typename F, int R>
+void run(const ForwardPlan& plan, TaskQueue& queue) {
+#ifdef __AMX_BF16__
+  const MatrixRegisters registers;
+#endif
+  Forward<F, R> forward(plan);
+  for (Task task; next_task(queue, task);) forward.run(task);
+}
+
+template <typename F>
+void run(const ForwardPlan& plan, TaskQueue& queue) {
+  if constexpr (L == 16)
+    if (plan.p.mask.block_q <= L || plan.p.seq_q <= L) return run<F, 1>(plan, queue);
+  run<F, 2>(plan, queue);
+}
+
+}  // namespace
+
+void forward(const ForwardPlan& plan, TaskQueue& queue) {
+#ifdef __AMX_BF16__
+  run<Matrix>(plan, queue);
+#else
+#ifdef FASTOPS_AVX512
+  if (plan.p.dtype == DType::bf16) return run<Pairs>(plan, queue);
+#endif
+  run<Singles>(plan, queue);
+#endif
+}
+
+}  // namespace fastops::attention::cpu::FASTOPS_ISA

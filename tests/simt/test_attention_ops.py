@@ -1,0 +1,195 @@
+"""The CUDA kernels of the attention family, run on the host through the real ops: every kernel and
+way to cut the work, forward and backward, in three orders of threads. `FASTOPS_SIMT=1 pytest
+tests/attention` runs the family's ordinary tests on them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import fastops
+from fastops import BlockMask
+from fastops.attention.reference import attention_reference
+from tests.simt.simt_lib import library_path
+
+if os.environ.get("FASTOPS_SIMT") != "1":
+    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
+
+torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
+LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
+LIB.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
+LIB.simt_take_launches.restype = ctypes.c_char_p
+ORDERS = {"ascending": 0, "descending": 1, "random": 2}
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(params=ORDERS, autouse=True)
+def order(request: pytest.FixtureRequest) -> Iterator[str]:
+    LIB.simt_configure(ORDERS[request.param], int(request.param == "descending"), 7)
+    LIB.simt_take_launches()
+    yield request.param
+    LIB.simt_configure(0, 0, 1)
+
+
+def launched() -> set[str]:
+    return {name for name in LIB.simt_take_launches().decode().split("\n") if name}
+
+
+def random_mask(shape: tuple[int, ...], block: tuple[int, int], seed: int) -> torch.Tensor:
+    """Whole, partial and empty blocks; an empty row of blocks, and an empty row."""
+    generator = torch.Generator().manual_seed(seed)
+    *outer, q, kv = shape
+    kind = torch.rand(*outer, -(-q // block[0]), -(-kv // block[1]), generator=generator)
+    kind[..., -1, :] = 1
+    kind = kind.repeat_interleave(block[0], -2).repeat_interleave(block[1], -1)[..., :q, :kv]
+    elements = torch.rand(shape, generator=generator)
+    mask = (kind < 0.35) | ((kind < 0.7) & (elements < 0.5))
+    mask[..., q // 3, :] = False
+    return mask
+
+
+def check(
+    dtype: torch.dtype,
+    head_dim: int,
+    value_dim: int,
+    lengths: tuple[int, int],
+    heads: tuple[int, int],
+    block: tuple[int, int],
+    *,
+    own: tuple[int, int] | None = (1, 1),
+    sinks: bool = False,
+    bias: bool = False,
+    scale: float | None = None,
+    offset: int = 0,
+) -> set[str]:
+    """Values, lse and gradients within the ratio rule; the kernels that ran. `own`: batch and heads
+    of the mask, None: no mask. `offset`: elements that q starts past an alignment."""
+    generator = torch.Generator().manual_seed(head_dim + block[0] * lengths[0])
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    q = randn(2, heads[0], lengths[0], head_dim + offset).to(dtype)[..., offset:]
+    k = randn(2, lengths[1], heads[1], head_dim).to(dtype).transpose(1, 2)
+    v = randn(2, heads[1], lengths[1], value_dim).to(dtype)
+    inputs = [q, k, v]
+    inputs += [randn(heads[0])] if sinks else []
+    inputs += [randn(2, heads[0], lengths[1])] if bias else []
+    elements = None if own is None else random_mask((*own, *lengths), block, lengths[0])
+    mask = None if own is None else BlockMask.from_element_mask(elements, block)
+    grad = randn(2, heads[0], lengths[0], value_dim).to(dtype)
+    grad_lse = randn(2, heads[0], lengths[0])
+
+    def results(call, dtype: torch.dtype | None, mask) -> list[torch.Tensor]:
+        given = [(t.to(dtype) if dtype else t).detach().requires_grad_() for t in inputs]
+        rest = given[3:]
+        out, lse = call(
+            *given[:3], mask, scale=scale,
+            sinks=rest.pop(0) if sinks else None, key_bias=rest.pop(0) if bias else None,
+        )  # fmt: skip
+        finite = torch.where(lse == -torch.inf, 0, lse)
+        loss = (out * grad.to(out.dtype)).sum() + (finite * grad_lse.to(lse.dtype)).sum()
+        return [out, finite, *torch.autograd.grad(loss, given)]
+
+    def kernels(*args, **kwargs):
+        return fastops.block_sparse_attention(*args, **kwargs, return_lse=True)
+
+    got = results(kernels, None, mask)
+    names = launched()
+    exact = results(attention_reference, torch.float64, elements)
+    plain = results(attention_reference, dtype, elements)
+    for i, (g, e, p) in enumerate(zip(got, exact, plain, strict=True)):
+        g, e, p = g.detach().double(), e.detach(), p.detach().double()
+        size = e.abs().max()
+        if sinks and i == 5:  # a sum over rows that cancel: what plain PyTorch loses is luck
+            size = size + lengths[0] ** 0.5
+        assert (g - e).abs().max() <= 2 * (p - e).abs().max() + torch.finfo(dtype).eps * size
+    return names
+
+
+MMA = {"attention forward", "attention delta", "attention backward by key",
+       "attention backward by query"}  # fmt: skip
+PLAIN = {"attention forward plain", "attention delta", "attention backward plain by key",
+         "attention backward plain by query"}  # fmt: skip
+BLOCKS = [(16, 16), (32, 64), (64, 32), (128, 128)]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 64), (40, 128)])
+def test_tensor_cores(dtype, head_dim, value_dim, block) -> None:
+    assert check(dtype, head_dim, value_dim, (70, 340), (2, 1), block) == MMA
+
+
+@pytest.mark.parametrize("block", [(16, 32), (64, 16), (128, 128)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_256_channels(dtype, block) -> None:
+    names = check(dtype, 256, 136, (50, 150), (1, 1), block, sinks=True)
+    assert names == (PLAIN - {"attention forward plain"}) | {
+        "attention forward",
+        "attention sink gradient",
+    }
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 33), (80, 256)])
+def test_plain(head_dim, value_dim, block) -> None:
+    assert check(torch.float32, head_dim, value_dim, (50, 170), (2, 1), block) == PLAIN
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [24, 104])
+def test_unaligned(dtype, head_dim) -> None:
+    assert check(dtype, head_dim, 16, (40, 90), (1, 1), (32, 32), offset=1) == PLAIN
+    assert check(dtype, head_dim + 1, 16, (40, 90), (1, 1), (32, 32)) == PLAIN
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("own", [None, (1, 4), (2, 1), (2, 4)])
+def test_heads_and_scores(dtype, own) -> None:
+    options = {"own": own, "sinks": True, "bias": True}
+    check(dtype, 64, 64, (90, 110), (4, 2), (32, 64), **options)
+    check(dtype, 32, 48, (33, 150), (4, 1), (16, 16), scale=-0.3, **options)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_nothing_to_attend_to(dtype) -> None:
+    q, k = torch.randn(1, 1, 20, 64).to(dtype), torch.randn(1, 1, 40, 64).to(dtype)
+    nothing = BlockMask.from_dense(torch.zeros(2, 3, dtype=torch.bool), 16, (20, 40))
+    for keys, mask in ((k, nothing), (k[:, :, :0], None)):
+        given = [t.detach().requires_grad_() for t in (q, keys, keys)]
+        out, lse = fastops.block_sparse_attention(*given, mask, return_lse=True)
+        assert not out.any()
+        assert (lse == -torch.inf).all()
+        out.sum().backward()
+        assert all(not t.grad.any() for t in given)
+
+
+def test_edited_lists_stay_in_bounds() -> None:
+    q = torch.randn(1, 1, 70, 64).half()
+    mask = BlockMask.from_element_mask(random_mask((70, 70), (16, 16), 1), 16)
+    transposed = mask.transposed()
+    generator = torch.Generator().manual_seed(0)
+    for lists in (mask.lists, transposed):
+        for t in lists:
+            at = torch.randint(t.numel(), (t.numel() // 2,), generator=generator)
+            t[at] = torch.randint(-(2**30), 2**30, at.shape, generator=generator).to(t.dtype)
+            t[0] = -5
+    x = q.detach().requires_grad_()
+    fastops.block_sparse_attention(x, x, x, mask).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_same_bits_again(dtype) -> None:
+    q = torch.randn(1, 2, 70, 64).to(dtype)
+    mask = BlockMask.causal(70, 16)
+    first = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)
+    LIB.simt_configure(2, 1, 99)
+    again = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)
+    assert first[0].equal(again[0])
+    assert first[1].equal(again[1])
