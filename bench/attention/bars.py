@@ -24,7 +24,7 @@ def _at(op: str, *masks: str, dtypes: tuple[str, ...] = ()) -> Callable[[Result]
 
 def _share(mask: str) -> float:
     """The bar on time is (1.15 d + 0.01) of the own dense time."""
-    return 1 / (1.15 * MASKS[mask].density + 0.01)
+    return round(1 / (1.15 * MASKS[mask].density + 0.01), 2)
 
 
 FORWARD, GRAD = "attention", "attention_grad"

@@ -24,7 +24,7 @@ LONG = (1, 8, 8192, 64)
 
 @dataclass(frozen=True)
 class Kept:
-    """A mask by name: random blocks of a density, or a pattern."""
+    """A mask by name: random blocks, or a pattern; and the share of blocks that it keeps."""
 
     suite: str
     make: Callable[[int], BlockMask | None]
@@ -32,16 +32,23 @@ class Kept:
     block: int = 64
 
 
+def _kept(density: float, blocks: int) -> int:
+    """Of a row of so many."""
+    return max(1, round(density * blocks))
+
+
 def random_blocks(length: int, density: float, block: int) -> BlockMask:
     """The same number of blocks in every row."""
     n = length // block
     draw = torch.rand(n, n, generator=torch.Generator().manual_seed(0))
-    kept = draw.argsort(-1) < max(1, round(density * n))
+    kept = draw.argsort(-1) < _kept(density, n)
     return BlockMask.from_dense(kept, block)
 
 
 def _random(density: float, block: int) -> Kept:
-    return Kept("blocks", lambda n: random_blocks(n, density, block), density, block)
+    blocks = DENSE[0][2] // block
+    share = _kept(density, blocks) / blocks
+    return Kept("blocks", lambda n: random_blocks(n, density, block), share, block)
 
 
 def _documents(length: int) -> BlockMask:
@@ -80,8 +87,8 @@ def cases(s: Selection) -> Iterator[Case]:
             if not s.wants(op, suite) or (op == "attention_grad" and name not in graded):
                 continue
             for shape in shapes[: 1 if s.density <= Density.overview else None]:
-                for dtype in s.dtypes:
-                    for threads in s.threads:
+                for dtype in s.pick(s.dtypes[:2], s.dtypes, s.dtypes):
+                    for threads in s.pick(s.threads[-1:], s.threads, s.threads):
                         yield Case(
                             op, suite, dtype, shape, threads=threads, device=s.device, variant=name,
                             warm=True,
