@@ -28,7 +28,7 @@ class Chunks {
 
   bool next() {
     count = rows = 0;
-    while (i_ < list_.count && rows < Rows) {
+    while (i_ < list_.count && rows < Rows && count < kSegments) {
       const int64_t block = list_.block(i_);
       const int64_t first = block * size_ + done_, left = at_most(length_ - first, size_ - done_);
       if (block < 0 || left <= 0) {
@@ -63,7 +63,9 @@ class Chunks {
     return block >= 0 && key < length_ ? key : -1;
   }
 
-  Segment segments[Rows / 16];
+  // More fit only if a list names the short block at the end many times.
+  static constexpr int64_t kSegments = Rows / 16;
+  Segment segments[kSegments];
   int64_t count = 0, rows = 0;
 
  private:

@@ -349,8 +349,7 @@ inline void pair_rows(const VecF32* even, const VecF32* odd, float* to) {
   (void)even, (void)odd, (void)to;
 }
 
-// ---- masks
-// ----------------------------------------------------------------------------------------
+// ---- masks --------------------------------------------------------------------------------
 
 // `count` bits from bit `at` on, all in one word.
 inline uint32_t row_bits(const uint32_t* bits, int64_t at, int64_t count) {
