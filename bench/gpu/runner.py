@@ -129,6 +129,7 @@ def run_one(step: Step, logs: Path, limit: float) -> Outcome:
             process = subprocess.Popen(
                 step.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
                 env={**os.environ, **step.environment}, start_new_session=True,
+                preexec_fn=_interruptible,
             )  # fmt: skip
         except OSError as error:
             outcome.detail = str(error)
@@ -151,6 +152,11 @@ def run_one(step: Step, logs: Path, limit: float) -> Outcome:
         elif outcome.detail.startswith("0 cells"):
             outcome.status = MISSING  # the one peer of the op, as the log says
     return outcome
+
+
+def _interruptible() -> None:
+    """A shell's background job ignores interrupts, and so would everything that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen) -> int:
