@@ -74,7 +74,7 @@ __global__ __launch_bounds__(kStreamThreads,
                                                                         int slots) {
   FASTOPS_DYNAMIC_SHARED(shared);
   __shared__ typename Op::Stat partials[2][fastops::cuda::kWarp];
-  __shared__ typename Op::Stat peers[2][kMaxCluster];
+  alignas(8) __shared__ typename Op::Stat peers[2][kMaxCluster];  // for st_cluster_64
 
   const int thread = threadIdx.x;
   const unsigned rank = kCluster ? ptx::cluster_rank() : 0;
