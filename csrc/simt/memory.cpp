@@ -119,15 +119,15 @@ void Memory::begin_cluster() {
     // Numbers that are wrong in an obvious way, should an unchecked path read them.
     std::memset(dynamic_shared(rank), 0xff, m.grid.shared_bytes);
   }
-  if (m.cluster_blocks > 1) static_images_.resize(m.cluster_blocks * static_bytes_);
+  if (m.cluster_blocks > 1) static_images_.resize(m.cluster_blocks * image_stride());
 }
 
 void Memory::switch_block(const Block* from, const Block* to) {
   if (static_begin_ >= static_end_) return;
   const size_t bytes = static_end_ - static_begin_;
   unsigned char* live = static_live_ + static_begin_;
-  if (from) std::memcpy(&static_images_[from->rank * static_bytes_ + static_begin_], live, bytes);
-  std::memcpy(live, &static_images_[to->rank * static_bytes_ + static_begin_], bytes);
+  if (from) std::memcpy(&static_images_[from->rank * image_stride() + static_begin_], live, bytes);
+  std::memcpy(live, &static_images_[to->rank * image_stride() + static_begin_], bytes);
 }
 
 bool Memory::is_shared(uintptr_t p) const {
@@ -161,9 +161,10 @@ bool Memory::locate_shared(uintptr_t p, size_t bytes, Touch touch, uint32_t code
     place.rank = self->block->rank;
   } else {
     in_static = p - reinterpret_cast<uintptr_t>(static_images_.data());
-    if (in_static >= m.cluster_blocks * static_bytes_ || m.cluster_blocks == 1) return false;
-    place.rank = static_cast<unsigned>(in_static / static_bytes_);
-    in_static %= static_bytes_;
+    if (in_static >= m.cluster_blocks * image_stride() || m.cluster_blocks == 1) return false;
+    place.rank = static_cast<unsigned>(in_static / image_stride());
+    in_static %= image_stride();
+    if (in_static >= static_bytes_) return false;
   }
   place.is_static = true;
   place.offset = in_static;

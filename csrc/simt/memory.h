@@ -164,6 +164,8 @@ class Memory {
   Cells dynamic_cells_[kMaxCluster];
   unsigned char* static_live_ = nullptr;  // the thread-local segment
   size_t static_bytes_ = 0;
+  // From one block's image to the next: as aligned as the segment itself.
+  size_t image_stride() const { return (static_bytes_ + 15) / 16 * 16; }
   size_t static_begin_ = 0, static_end_ = 0;  // the part of it this launch has touched
   std::vector<StaticVariable> static_variables_;
   std::vector<bool> is_guard_;                // per byte of the segment

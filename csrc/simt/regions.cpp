@@ -35,7 +35,7 @@ unsigned char* Memory::shared_bytes(unsigned absolute) {
   const unsigned rank = rank_of(absolute), offset = absolute & ((1u << kRankShift) - 1);
   if (offset < kDynamicBytes) return dynamic_shared(rank) + offset;
   unsigned char* base =
-      rank == self->block->rank ? static_live_ : &static_images_[rank * static_bytes_];
+      rank == self->block->rank ? static_live_ : &static_images_[rank * image_stride()];
   return base + (offset - kDynamicBytes);
 }
 
