@@ -12,7 +12,9 @@
 namespace fastops::attention {
 namespace {
 
-using binding::empty_strided;
+using binding::check_tensor;
+using binding::contiguous;
+using binding::empty;
 using binding::OptTensor;
 using binding::Tensor;
 using binding::to_dtype;
@@ -20,44 +22,14 @@ using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kMostChannels = 256;
 
-Tensor empty(std::initializer_list<int64_t> sizes, DType dtype, const Tensor& like) {
-  int64_t strides[4], step = 1;
-  for (int d = int(sizes.size()) - 1; d >= 0; --d) {
-    strides[d] = step;
-    step *= sizes.begin()[d] > 1 ? sizes.begin()[d] : 1;
-  }
-  return empty_strided(int64_t(sizes.size()), sizes.begin(), strides, dtype, like);
-}
-
 Tensor empty_as(const Tensor& t) {
   const DType dtype = to_dtype(t.scalar_type(), "tensor");
   return empty({t.size(0), t.size(1), t.size(2), t.size(3)}, dtype, t);
 }
 
-void check(const char* op, const Tensor& t, DType dtype, const Tensor& like,
-           std::initializer_list<int64_t> sizes, const char* name) {
-  FASTOPS_CHECK(t.dim() == int64_t(sizes.size()), op, ": expected ", name, " of ", sizes.size(),
-                " dims, got ", t.dim());
-  for (int64_t d = 0; d < t.dim(); ++d)
-    FASTOPS_CHECK(t.size(d) == sizes.begin()[d], op, ": expected ", name, ".shape[", d,
-                  "] == ", sizes.begin()[d], ", got ", t.size(d));
-  FASTOPS_CHECK(binding::device_type(t) == binding::device_type(like) &&
-                    t.get_device_index() == like.get_device_index(),
-                op, ": ", name, " is on another device");
-  FASTOPS_CHECK(to_dtype(t.scalar_type(), name) == dtype, op, ": ", name, " has the wrong dtype");
-}
-
-template <typename T>
-T* contiguous(const char* op, const Tensor& t, DType dtype, const Tensor& like,
-              std::initializer_list<int64_t> sizes, const char* name) {
-  check(op, t, dtype, like, sizes, name);
-  FASTOPS_CHECK(t.is_contiguous(), op, ": expected a contiguous ", name);
-  return static_cast<T*>(t.data_ptr());
-}
-
 Heads make_heads(const char* op, const Tensor& t, const Problem& p, const Tensor& q,
                  std::initializer_list<int64_t> sizes, const char* name) {
-  check(op, t, p.dtype, q, sizes, name);
+  check_tensor(op, t, p.dtype, q, sizes, name);
   FASTOPS_CHECK(t.size(3) == 1 || t.stride(3) == 1 || t.numel() == 0, op, ": expected ", name,
                 " with stride 1 along its last dim, got ", t.stride(3));
   return {t.data_ptr(), {t.stride(0), t.stride(1), t.stride(2)}};
@@ -142,29 +114,13 @@ void fill(const char* op, Problem& p, const Tensor& q, const Tensor& k, const Te
   if (sinks) p.sinks = contiguous<const float>(op, *sinks, DType::f32, q, {p.heads}, "sinks");
   if (key_bias) {
     const int64_t each = key_bias->dim() == 3 && key_bias->size(1) == 1 ? 1 : p.heads;
-    check(op, *key_bias, DType::f32, q, {p.batch, each, p.seq_kv}, "key_bias");
+    check_tensor(op, *key_bias, DType::f32, q, {p.batch, each, p.seq_kv}, "key_bias");
     p.key_bias = static_cast<const float*>(key_bias->data_ptr());
     p.key_bias_stride[0] = key_bias->stride(0);
     p.key_bias_stride[1] = each == 1 ? 0 : key_bias->stride(1);
     p.key_bias_stride[2] = key_bias->stride(2);
   }
 }
-
-#ifdef FASTOPS_BACKEND_CUDA
-template <typename Params>
-void launch(const Params& p, const Tensor& like, void (*run)(const Params&, void*)) {
-  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
-  run(p, stream);
-}
-#define FASTOPS_RUN(name, p, like) launch(p, like, cuda::name)
-#elif defined(FASTOPS_BACKEND_SIMT)
-#define FASTOPS_RUN(name, p, like) cuda::emulate(p)
-#else
-#define FASTOPS_RUN(name, p, like) cpu::name(p)
-#endif
 
 std::tuple<Tensor, Tensor> block_sparse_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                                   const Tensors& mask,
@@ -178,7 +134,7 @@ std::tuple<Tensor, Tensor> block_sparse_attention(const Tensor& q, const Tensor&
   const Tensor lse = empty({p.batch, p.heads, p.seq_q}, DType::f32, q);
   p.out = make_heads(op, out, p, q, {p.batch, p.heads, p.seq_q, p.value_dim}, "out");
   p.lse = static_cast<float*>(lse.data_ptr());
-  if (out.numel() > 0) FASTOPS_RUN(forward, p, q);
+  if (out.numel() > 0) FASTOPS_RUN(forward, q, p);
   return {out, lse};
 }
 
@@ -216,7 +172,7 @@ Tensors block_sparse_attention_backward(const Tensor& grad_out, const OptTensor&
   if (wanted[4]) p.grad_key_bias = static_cast<float*>(grads[4].data_ptr());
   const Tensor delta = empty(rows, DType::f32, q);
   p.delta = static_cast<float*>(delta.data_ptr());
-  if (p.batch > 0 && p.heads > 0) FASTOPS_RUN(backward, p, q);
+  if (p.batch > 0 && p.heads > 0) FASTOPS_RUN(backward, q, p);
   return grads;
 }
 

@@ -17,3 +17,26 @@ bool supported(Isa isa);  // this machine can run it
 Isa active_isa();
 
 }  // namespace fastops::cpu
+
+// TABLE(isa) for the active instruction set, TABLE being a macro over the namespace of a build of
+// the kernels.
+#ifdef FASTOPS_HAS_AVX512
+#define FASTOPS_ISA_AVX512(TABLE) \
+  case ::fastops::cpu::Isa::avx512: return TABLE(avx512);
+#else
+#define FASTOPS_ISA_AVX512(TABLE)
+#endif
+#ifdef FASTOPS_HAS_AVX2
+#define FASTOPS_ISA_AVX2(TABLE) \
+  case ::fastops::cpu::Isa::avx2: return TABLE(avx2);
+#else
+#define FASTOPS_ISA_AVX2(TABLE)
+#endif
+#define FASTOPS_ACTIVE(TABLE)               \
+  [] {                                      \
+    switch (::fastops::cpu::active_isa()) { \
+      FASTOPS_ISA_AVX512(TABLE)             \
+      FASTOPS_ISA_AVX2(TABLE)               \
+      default: return TABLE(portable);      \
+    }                                       \
+  }()

@@ -36,7 +36,7 @@ Partition make_partition(const char* op, const PartitionArgs& a, int64_t batch, 
   if (a.padding_mask) {
     const Tensor& mask = *a.padding_mask;
     check_shape(op, mask, {batch, n}, "padding_mask");
-    same_device(op, mask, like, "padding_mask");
+    check_device(op, mask, like, "padding_mask");
     FASTOPS_CHECK(to_dtype(mask.scalar_type(), op) == DType::boolean, op,
                   ": padding_mask must be bool");
     part.padding = static_cast<const uint8_t*>(mask.data_ptr());
@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor> token_match(const Tensor& metric, const OptTensor& to
   const Tensor matches = empty({p.batch, p.part.num_src}, DType::i32, metric);
   p.scores = scores.data_ptr();
   p.matches = static_cast<int32_t*>(matches.data_ptr());
-  if (p.batch > 0 && p.part.num_src > 0) FASTOPS_RUN(match, p, metric);
+  if (p.batch > 0 && p.part.num_src > 0) FASTOPS_RUN(match, metric, p);
   return {scores, matches};
 }
 
@@ -113,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> token_plan(
   p.offsets = static_cast<int32_t*>(offsets.data_ptr());
   p.perm = static_cast<int32_t*>(perm.data_ptr());
   p.lengths = static_cast<int32_t*>(lengths.data_ptr());
-  if (p.batch > 0) FASTOPS_RUN(plan, p, scores);
+  if (p.batch > 0) FASTOPS_RUN(plan, scores, p);
   return {map, offsets, perm, lengths};
 }
 
@@ -138,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> plan_compose(const Tensor& first, const OptTe
   p.map = static_cast<int32_t*>(map.data_ptr());
   p.offsets = static_cast<int32_t*>(offsets.data_ptr());
   p.perm = static_cast<int32_t*>(perm.data_ptr());
-  if (p.batch > 0) FASTOPS_RUN(compose, p, first);
+  if (p.batch > 0) FASTOPS_RUN(compose, first, p);
   return {map, offsets, perm};
 }
 
@@ -161,7 +161,7 @@ Tensor token_select(const Tensor& scores, int64_t keep, int64_t pool, bool class
   p.pool = pool;
   const Tensor tokens = empty({p.batch, p.part.num_tokens}, DType::i32, scores);
   p.tokens = static_cast<int32_t*>(tokens.data_ptr());
-  if (p.batch > 0 && p.part.num_tokens > 0) FASTOPS_RUN(select, p, scores);
+  if (p.batch > 0 && p.part.num_tokens > 0) FASTOPS_RUN(select, scores, p);
   return tokens;
 }
 

@@ -25,7 +25,7 @@ Rows make_rows(const char* op, const Tensor& t, int64_t batch, int64_t count, co
                const char* name) {
   FASTOPS_CHECK(t.dim() == 3 || t.dim() == 4, op, ": expected ", name, " of 3 or 4 dims, got ",
                 t.dim());
-  same_device(op, t, like, name);
+  check_device(op, t, like, name);
   const int tail = int(t.dim()) - 2;
   FASTOPS_CHECK(t.size(0) == batch, op, ": expected ", name, ".shape[0] == ", batch,
                 " (samples of the plan), got ", t.size(0));
@@ -95,7 +95,7 @@ void merge_into(const Tensors& xs, const Tensor& map, const Tensor& offsets, con
   p.merged = contiguous<void>(op, merged, p.size_dtype, map, rows, "out of sizes");
   p.log_merged = contiguous<void>(op, log_merged, p.size_dtype, map, rows, "out of sizes");
   p.fresh = fresh;
-  if (p.plan.batch > 0 && p.plan.num_out > 0) FASTOPS_RUN(merge, p, map);
+  if (p.plan.batch > 0 && p.plan.num_out > 0) FASTOPS_RUN(merge, map, p);
 }
 
 void merge_tokens_out(const Tensors& xs, const Tensor& map, const Tensor& offsets,
@@ -158,7 +158,7 @@ std::tuple<Tensors, Tensor> merge_tokens_backward(const Tensors& grads, const Te
   }
   const Tensor dsize = empty({size_grad ? p.plan.batch : 0, p.plan.num_tokens}, p.size_dtype, map);
   if (size_grad) p.dsize = dsize.data_ptr();
-  if (p.plan.batch > 0 && p.plan.num_tokens > 0) FASTOPS_RUN(merge_backward, p, map);
+  if (p.plan.batch > 0 && p.plan.num_tokens > 0) FASTOPS_RUN(merge_backward, map, p);
   return {dxs, dsize};
 }
 
@@ -176,7 +176,7 @@ void unmerge_into(const Tensor& y, const Tensor& map, const Tensor& offsets, con
     check_same(op, p.residual, p.out, "residual");
   }
   p.fresh = fresh;
-  if (p.plan.batch > 0 && p.plan.num_tokens > 0) FASTOPS_RUN(unmerge, p, map);
+  if (p.plan.batch > 0 && p.plan.num_tokens > 0) FASTOPS_RUN(unmerge, map, p);
 }
 
 void unmerge_tokens_out(const Tensor& y, const Tensor& map, const Tensor& offsets,

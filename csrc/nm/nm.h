@@ -168,25 +168,24 @@ struct WeightGradParams {
   void* dw = nullptr;  // contiguous [out, kept], x's dtype
 };
 
-#define FASTOPS_NM_LAUNCHERS(...)                         \
-  void select(const SelectParams& p __VA_ARGS__);         \
-  void compress(const CompressParams& p __VA_ARGS__);     \
-  void decompress(const DecompressParams& p __VA_ARGS__); \
-  void check(const CheckParams& p __VA_ARGS__);           \
-  PackSizes pack_sizes(PackParams& p __VA_ARGS__);        \
-  void pack(const PackParams& p __VA_ARGS__);             \
-  void gather(const GatherParams& p __VA_ARGS__);         \
-  void matmul(const MatmulParams& p __VA_ARGS__);         \
+#define FASTOPS_NM_LAUNCHERS(...)                                                                 \
+  Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed __VA_ARGS__); \
+  void select(const SelectParams& p __VA_ARGS__);                                                 \
+  void compress(const CompressParams& p __VA_ARGS__);                                             \
+  void decompress(const DecompressParams& p __VA_ARGS__);                                         \
+  void check(const CheckParams& p __VA_ARGS__);                                                   \
+  PackSizes pack_sizes(PackParams& p __VA_ARGS__);                                                \
+  void pack(const PackParams& p __VA_ARGS__);                                                     \
+  void gather(const GatherParams& p __VA_ARGS__);                                                 \
+  void matmul(const MatmulParams& p __VA_ARGS__);                                                 \
   void weight_grad(const WeightGradParams& p __VA_ARGS__);
 
 namespace cpu {
-Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed);
 FASTOPS_NM_LAUNCHERS()
 }  // namespace cpu
 
 namespace cuda {
 // `stream` is a cudaStream_t; the current device is the tensors' device.
-Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed);
 size_t matmul_workspace(const MatmulParams& p);
 FASTOPS_NM_LAUNCHERS(, void* stream)
 }  // namespace cuda

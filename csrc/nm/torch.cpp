@@ -10,58 +10,13 @@
 namespace fastops::nm {
 namespace {
 
+using binding::check_device;
+using binding::empty;
 using binding::OptTensor;
 using binding::Tensor;
 using binding::to_dtype;
 
 constexpr int kMaxDims = 64;  // torch's own limit
-
-#ifdef FASTOPS_BACKEND_CUDA
-// The current stream of the tensor's device, which is the current device while this lives.
-class Launch {
- public:
-  explicit Launch(const Tensor& like) : guard_(like.get_device_index()) {
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream_));
-  }
-  template <typename Params, typename Result>
-  Result operator()(Result (*launcher)(Params, void*),
-                    std::remove_const_t<std::remove_reference_t<Params>>& p) const {
-    return launcher(p, stream_);
-  }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  void* stream_ = nullptr;
-};
-namespace backend = cuda;
-#else
-class Launch {
- public:
-  explicit Launch(const Tensor&) {}
-  template <typename Params, typename Result>
-  Result operator()(Result (*launcher)(Params),
-                    std::remove_const_t<std::remove_reference_t<Params>>& p) const {
-    return launcher(p);
-  }
-};
-#ifdef FASTOPS_BACKEND_SIMT
-namespace backend = emulated;
-#else
-namespace backend = cpu;
-#endif
-#endif
-
-Tensor empty(std::initializer_list<int64_t> sizes, DType dtype, const Tensor& like) {
-  int64_t size[kMaxDims], stride[kMaxDims], step = 1;
-  const int dim = int(sizes.size());
-  std::copy(sizes.begin(), sizes.end(), size);
-  for (int d = dim - 1; d >= 0; --d) {
-    stride[d] = step;
-    step *= size[d] > 1 ? size[d] : 1;
-  }
-  return binding::empty_strided(dim, size, stride, dtype, like);
-}
 
 DType weight_dtype(const char* op, const Tensor& t, const char* name) {
   const DType dtype = to_dtype(t.scalar_type(), name);
@@ -78,12 +33,6 @@ Weight weight_of(const char* op, int64_t out, int64_t in, int64_t n, int64_t m) 
   FASTOPS_CHECK(out < INT32_MAX && in < INT32_MAX - kMaxGroup && out * w.kept() < INT32_MAX, op,
                 ": a weight of ", out, " x ", in, " is too large");
   return w;
-}
-
-void check_device(const char* op, const Tensor& t, const Tensor& like, const char* name) {
-  FASTOPS_CHECK(binding::device_type(t) == binding::device_type(like) &&
-                    t.get_device_index() == like.get_device_index(),
-                op, ": ", name, " is on another device");
 }
 
 Matrix matrix(const char* op, const Tensor& t, const char* name) {
@@ -166,7 +115,7 @@ Tensor run_select(const char* op, const Tensor& w, int64_t n, int64_t m, const O
   Tensor result = empty({w.size(0), w.size(1)}, mask ? DType::boolean : p.w.dtype, w);
   if (mask) p.mask = static_cast<uint8_t*>(result.data_ptr());
   else p.pruned = result.data_ptr();
-  if (w.numel()) Launch{w}(backend::select, p);
+  if (w.numel()) FASTOPS_RUN(select, w, p);
   return result;
 }
 
@@ -193,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor> nm_compress(const Tensor& w, int64_t n, int64
   p.values = values.data_ptr();
   p.indices = static_cast<uint8_t*>(indices.data_ptr());
   p.bad = static_cast<int64_t*>(bad.data_ptr());
-  Launch{w}(backend::compress, p);
+  FASTOPS_RUN(compress, w, p);
   return {values, indices, bad};
 }
 
@@ -211,7 +160,7 @@ Tensor nm_decompress(const Tensor& values, const Tensor& indices, int64_t n, int
   p.indices = indices_of(op, indices, p.weight, values);
   Tensor w = empty({p.weight.out, in_features}, p.dtype, values);
   p.w = w.data_ptr();
-  if (w.numel()) Launch{values}(backend::decompress, p);
+  if (w.numel()) FASTOPS_RUN(decompress, values, p);
   return w;
 }
 
@@ -223,7 +172,7 @@ Tensor nm_check(const Tensor& indices, int64_t n, int64_t m, int64_t in_features
   p.indices = indices_of(op, indices, p.weight, indices);
   Tensor bad = empty({1}, DType::i64, indices);
   p.bad = static_cast<int64_t*>(bad.data_ptr());
-  Launch{indices}(backend::check, p);
+  FASTOPS_RUN(check, indices, p);
   return bad;
 }
 
@@ -233,8 +182,8 @@ int64_t nm_kind(const Tensor& values, int64_t n, int64_t m, int64_t in_features,
                 bool transposed) {
   const char* op = "fastops._nm_kind";
   const Weight w = weight_of(op, values.size(0), in_features, n, m);
-  const Launch on_device(values);
-  return int64_t(backend::choose_kind(w, weight_dtype(op, values, "values"), rows, transposed));
+  const DType dtype = weight_dtype(op, values, "values");
+  return int64_t(FASTOPS_RUN(choose_kind, values, w, dtype, rows, transposed));
 }
 
 Kind kind_of(const char* op, int64_t kind) {
@@ -250,14 +199,13 @@ std::tuple<Tensor, Tensor> nm_pack(const Tensor& indices, int64_t n, int64_t m, 
   p.weight = weight_of(op, indices.size(0), in_features, n, m);
   p.kind = kind_of(op, kind);
   p.indices = indices_of(op, indices, p.weight, indices);
-  const Launch launch(indices);
-  const PackSizes sizes = launch(backend::pack_sizes, p);
+  const PackSizes sizes = FASTOPS_RUN(pack_sizes, indices, p);
   FASTOPS_CHECK(sizes.source < INT32_MAX, op, ": the weight is too large");
   Tensor structure = empty({sizes.structure}, DType::u8, indices);
   Tensor source = empty({sizes.source}, DType::i32, indices);
   p.structure = static_cast<uint8_t*>(structure.data_ptr());
   p.source = static_cast<int32_t*>(source.data_ptr());
-  if (sizes.source) launch(backend::pack, p);
+  if (sizes.source) FASTOPS_RUN(pack, indices, p);
   return {structure, source};
 }
 
@@ -275,7 +223,7 @@ Tensor nm_gather(const Tensor& values, const Tensor& source) {
   p.size = source.numel();
   Tensor weights = empty({p.size}, p.dtype, values);
   p.weights = weights.data_ptr();
-  if (p.size) Launch{values}(backend::gather, p);
+  if (p.size) FASTOPS_RUN(gather, values, p);
   return weights;
 }
 
@@ -297,12 +245,11 @@ Tensor nm_matmul(const Tensor& x, const Tensor& weights, const Tensor& structure
   FASTOPS_CHECK(weights.is_contiguous() && structure.is_contiguous() &&
                     to_dtype(structure.scalar_type(), "structure") == DType::u8,
                 op, ": expected a packing made by _nm_pack");
-  const Launch launch(x);
   int64_t structure_bytes = p.weight.out * p.weight.index_row_bytes();
   int64_t weight_count = p.weight.out * p.weight.kept();
   if (p.kind != Kind::stored && p.kind != Kind::stored_transposed) {
     PackParams pack{p.weight, p.kind};
-    const PackSizes sizes = launch(backend::pack_sizes, pack);
+    const PackSizes sizes = FASTOPS_RUN(pack_sizes, x, pack);
     structure_bytes = sizes.structure;
     weight_count = sizes.source;
   }
@@ -319,15 +266,7 @@ Tensor nm_matmul(const Tensor& x, const Tensor& weights, const Tensor& structure
   }
   Tensor y = empty_like_rows(x, p.outputs());
   p.y = y.data_ptr();
-  if (!y.numel()) return y;
-#if defined(FASTOPS_BACKEND_CUDA)
-  std::optional<Tensor> scratch;  // freed into torch's stream-ordered allocator after the launch
-  if (const auto bytes = int64_t(cuda::matmul_workspace(p))) {
-    scratch = empty({(bytes + 3) / 4}, DType::f32, x);
-    p.workspace = scratch->data_ptr();
-  }
-#endif
-  launch(backend::matmul, p);
+  if (y.numel()) FASTOPS_RUN_WITH_WORKSPACE(matmul, x, p);
   return y;
 }
 
@@ -348,7 +287,7 @@ Tensor nm_linear_dw(const Tensor& grad, const Tensor& x, const Tensor& indices, 
   FASTOPS_CHECK(p.grad.dtype == p.x.dtype, op, ": grad and x differ in dtype");
   Tensor dw = empty({p.weight.out, p.weight.kept()}, p.x.dtype, x);
   p.dw = dw.data_ptr();
-  if (dw.numel()) Launch{x}(backend::weight_grad, p);
+  if (dw.numel()) FASTOPS_RUN(weight_grad, x, p);
   return dw;
 }
 

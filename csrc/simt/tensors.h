@@ -36,8 +36,18 @@ class Tensors {
   // nothing.
   void add(const char* name, const void* data, size_t element_bytes, std::vector<int64_t> sizes,
            std::vector<int64_t> strides, Access access);
+  // A contiguous one.
+  void add(const char* name, const void* data, size_t element_bytes, std::vector<int64_t> sizes,
+           Access access);
   // Throws if an element of a tensor that launches were to write has not been written.
   void require_written() const;
+
+  // Runs a launcher on them.
+  template <typename Params>
+  void run(const Params& p, void (*launch)(const Params&, void* stream)) const {
+    launch(p, nullptr);
+    require_written();
+  }
 };
 
 }  // namespace simt

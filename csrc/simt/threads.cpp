@@ -302,6 +302,12 @@ void Tensors::add(const char* name, const void* data, size_t element_bytes,
   add({name, data, size_t(last + 1) * element_bytes, element_bytes, access, access == Access::write,
        std::move(sizes), std::move(strides)});
 }
+void Tensors::add(const char* name, const void* data, size_t element_bytes,
+                  std::vector<int64_t> sizes, Access access) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * sizes[d];
+  add(name, data, element_bytes, std::move(sizes), std::move(strides), access);
+}
 void Tensors::require_written() const { memory().require_written(); }
 
 }  // namespace simt

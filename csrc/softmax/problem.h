@@ -291,23 +291,5 @@ void add_score_args(const char* op, Problem& problem, Params& p, const ScoreArgs
                 ": expected int32 or int64 lengths");
 }
 
-#ifdef FASTOPS_BACKEND_CUDA
-template <typename Params>
-void launch_cuda(Params& p, const Tensor& like, size_t (*workspace)(const Params&),
-                 void (*run)(const Params&, void*)) {
-  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
-  std::optional<Tensor> scratch;  // freed into torch's stream-ordered allocator after the launch
-  if (const auto bytes = int64_t(workspace(p))) {
-    const int64_t size = (bytes + 7) / 8, stride = 1;
-    scratch = empty_strided(1, &size, &stride, DType::f64, like);
-    p.workspace = scratch->data_ptr();
-  }
-  run(p, stream);
-}
-#endif
-
 }  // namespace
 }  // namespace fastops::softmax

@@ -8,21 +8,6 @@
 namespace fastops::softmax {
 namespace {
 
-#ifdef FASTOPS_BACKEND_CUDA
-void launch(ForwardParams& p, const Tensor& like) {
-  launch_cuda(p, like, cuda::forward_workspace, cuda::forward);
-}
-void launch(BackwardParams& p, const Tensor& like) {
-  launch_cuda(p, like, cuda::backward_workspace, cuda::backward);
-}
-#elif defined(FASTOPS_BACKEND_SIMT)
-void launch(ForwardParams& p, const Tensor&) { cuda::emulate(p); }
-void launch(BackwardParams& p, const Tensor&) { cuda::emulate(p); }
-#else
-void launch(ForwardParams& p, const Tensor&) { cpu::forward(p); }
-void launch(BackwardParams& p, const Tensor&) { cpu::backward(p); }
-#endif
-
 // `out` and `lse` are written where given, allocated where wanted and not given.
 void run_forward(const char* op, Kind kind, const Tensor& x, const Dims& dims, const ScoreArgs& a,
                  bool zero_masked_rows, std::optional<ScalarType> dtype, int64_t algorithm,
@@ -63,7 +48,7 @@ void run_forward(const char* op, Kind kind, const Tensor& x, const Dims& dims, c
     return;
   }
   problem.finish(p.shape, p.query_stride, p.lengths || p.causal);
-  launch(p, x);
+  FASTOPS_RUN_WITH_WORKSPACE(forward, x, p);
 }
 
 #define SOFTMAX_ARGS                                                                      \
@@ -177,7 +162,7 @@ Tensor run_backward(const char* op, Kind kind, const Tensor& grad, const Tensor&
   add_score_args(op, problem, p, a, acc);
   if (problem.empty()) return dx;
   problem.finish(p.shape, p.query_stride, p.lengths || p.causal);
-  launch(p, y);
+  FASTOPS_RUN_WITH_WORKSPACE(backward, y, p);
   return dx;
 }
 

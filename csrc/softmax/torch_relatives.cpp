@@ -8,21 +8,6 @@
 namespace fastops::softmax {
 namespace {
 
-#ifdef FASTOPS_BACKEND_CUDA
-void launch(MapParams& p, const Tensor& like) {
-  launch_cuda(p, like, cuda::map_workspace, cuda::map);
-}
-void launch(TopkParams& p, const Tensor& like) {
-  launch_cuda(p, like, cuda::topk_workspace, cuda::topk);
-}
-#elif defined(FASTOPS_BACKEND_SIMT)
-void launch(MapParams& p, const Tensor&) { cuda::emulate(p); }
-void launch(TopkParams& p, const Tensor&) { cuda::emulate(p); }
-#else
-void launch(MapParams& p, const Tensor&) { cpu::map(p); }
-void launch(TopkParams& p, const Tensor&) { cpu::topk(p); }
-#endif
-
 DType floating(const char* op, const Tensor& t, const char* name) {
   const DType dtype = to_dtype(t.scalar_type(), name);
   FASTOPS_CHECK(is_floating(dtype), op, ": expected a floating ", name);
@@ -61,7 +46,7 @@ void add_target(const char* op, Problem& problem, MapParams& p, const Tensor& ta
 
 void finish(Problem& problem, MapParams& p, const Tensor& like) {
   problem.finish(p.shape, p.query_stride, p.lengths || p.causal || p.target);
-  launch(p, like);
+  FASTOPS_RUN_WITH_WORKSPACE(map, like, p);
 }
 
 // One op of the family: forward from x, or backward from dy and x (y for entmax).
@@ -248,7 +233,7 @@ std::tuple<Tensor, Tensor, Tensor> softmax_topk(const Tensor& x, int64_t k, TOPK
     return {values, indices, lse};
   }
   problem.finish(p.shape, p.query_stride, true);
-  launch(p, x);
+  FASTOPS_RUN_WITH_WORKSPACE(topk, x, p);
   return {values, indices, lse};
 }
 
@@ -283,7 +268,7 @@ Tensor softmax_topk_backward(const Tensor& grad, const Tensor& indices, const Te
     return dx;
   }
   problem.finish(p.shape, p.query_stride, true);
-  launch(p, x);
+  FASTOPS_RUN_WITH_WORKSPACE(topk, x, p);
   return dx;
 }
 

@@ -5,39 +5,16 @@ tests/attention` runs the family's ordinary tests on them.
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 import fastops
 from fastops import BlockMask
 from fastops.attention.reference import attention_reference
-from tests.simt.simt_lib import library_path
+from tests.simt.emulator import emulator, launched
 
-if os.environ.get("FASTOPS_SIMT") != "1":
-    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
-
-torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
-LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
-LIB.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
-LIB.simt_take_launches.restype = ctypes.c_char_p
-ORDERS = {"ascending": 0, "descending": 1, "random": 2}
+pytestmark = pytest.mark.usefixtures("order")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(params=ORDERS, autouse=True)
-def order(request: pytest.FixtureRequest) -> Iterator[str]:
-    LIB.simt_configure(ORDERS[request.param], int(request.param == "descending"), 7)
-    LIB.simt_take_launches()
-    yield request.param
-    LIB.simt_configure(0, 0, 1)
-
-
-def launched() -> set[str]:
-    return {name for name in LIB.simt_take_launches().decode().split("\n") if name}
 
 
 def random_mask(shape: tuple[int, ...], block: tuple[int, int], seed: int) -> torch.Tensor:
@@ -189,7 +166,7 @@ def test_same_bits_again(dtype) -> None:
     q = torch.randn(1, 2, 70, 64).to(dtype)
     mask = BlockMask.causal(70, 16)
     first = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)
-    LIB.simt_configure(2, 1, 99)
+    emulator().simt_configure(2, 1, 99)
     again = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)
     assert first[0].equal(again[0])
     assert first[1].equal(again[1])

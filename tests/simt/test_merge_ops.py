@@ -4,10 +4,6 @@ tests in three orders of threads, on small problems. `FASTOPS_SIMT=1 pytest test
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -15,28 +11,9 @@ import fastops
 from tests.merge import test_derivatives, test_match, test_merge, test_plan
 from tests.merge.problems import Problem, check_plan
 from tests.numerics import FLOATS
-from tests.simt.simt_lib import library_path
+from tests.simt.emulator import launches
 
-if os.environ.get("FASTOPS_SIMT") != "1":
-    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
-
-torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
-LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
-LIB.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
-LIB.simt_take_launches.restype = ctypes.c_char_p
-ORDERS = {"ascending": 0, "descending": 1, "random": 2}
-
-
-@pytest.fixture(params=ORDERS, autouse=True)
-def order(request: pytest.FixtureRequest) -> Iterator[str]:
-    LIB.simt_configure(ORDERS[request.param], int(request.param == "descending"), 7)
-    LIB.simt_take_launches()
-    yield request.param
-    LIB.simt_configure(0, 0, 1)
-
-
-def launched() -> list[str]:
-    return [name for name in LIB.simt_take_launches().decode().split("\n") if name]
+pytestmark = pytest.mark.usefixtures("order")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -79,7 +56,7 @@ def test_three_launches() -> None:
     x = test_match.randn(2, 50, 16)
     plan = fastops.match_tokens(x, r=9, class_token=True)
     fastops.merge_tokens((x, x.half(), x.double()), plan, size=torch.ones(2, 50))
-    assert launched() == ["merge match", "merge plan", "merge rows"]
+    assert launches() == ["merge match", "merge plan", "merge rows"]
     check_plan(plan)
 
 

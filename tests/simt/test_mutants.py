@@ -19,9 +19,6 @@ import pytest
 from tests.simt.mutants import CSRC, FILES, mutants, overlooked
 from tests.simt.simt_lib import build_folder
 
-if os.environ.get("FASTOPS_SIMT") != "1":
-    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
-
 FOLDER = build_folder() / "csrc" / "simt" / "mutants"
 # Each has a function of that name in mutant_workload.py.
 FAMILIES = ("softmax", "nm", "merge", "attention")

@@ -3,40 +3,16 @@ test_softmax_ops.py). Each kernel is reached on purpose; every launch is checked
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 import fastops
 from tests.nm.samples import DTYPES, judge, randn, sparse
-from tests.simt.simt_lib import library_path
+from tests.simt.emulator import launched
 
-if os.environ.get("FASTOPS_SIMT") != "1":
-    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
-
-torch.set_num_threads(1)
-LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
-LIB.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
-LIB.simt_take_launches.restype = ctypes.c_char_p
+pytestmark = pytest.mark.usefixtures("order")
 HALVES = DTYPES[1:]
-ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 PACKED = {"nm pack", "nm gather"}
-
-
-@pytest.fixture(params=ORDERS, autouse=True)
-def order(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test in three orders of threads; asynchronous copies land early in one of them."""
-    LIB.simt_configure(ORDERS[request.param], int(request.param == "descending"), 7)
-    LIB.simt_take_launches()
-    yield request.param
-    LIB.simt_configure(0, 0, 1)
-
-
-def launched() -> set[str]:
-    return set(LIB.simt_take_launches().decode().split("\n")) - {""}
 
 
 # Kernel -> (rows, out, in). Ragged on purpose; in: more tiles than the ring has stages.

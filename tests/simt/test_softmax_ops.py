@@ -8,47 +8,24 @@ tests the same way. Here each kernel is reached on purpose, and every launch is 
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.simt.simt_lib import library_path
+from tests.simt.emulator import emulator, launched
 from tests.softmax.oracle import KINDS, Problem
 from tests.softmax.samples import booleans, integers, randn
 
-if os.environ.get("FASTOPS_SIMT") != "1":
-    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
-
-torch.set_num_threads(1)  # many small tensors: threads would only wait for each other
-LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
-LIB.simt_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
-LIB.simt_take_launches.restype = ctypes.c_char_p
+pytestmark = pytest.mark.usefixtures("order")
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-ORDERS = {"ascending": 0, "descending": 1, "random": 2}
 ops = torch.ops.fastops
-
-
-@pytest.fixture(params=ORDERS, autouse=True)
-def order(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test in three orders of threads; asynchronous copies land early in one of them."""
-    early = int(request.param == "descending")
-    LIB.simt_configure(ORDERS[request.param], early, 7)
-    LIB.simt_take_launches()
-    yield request.param
-    LIB.simt_configure(0, 0, 1)
 
 
 @pytest.fixture
 def clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTOPS_SM90", "1")
-
-
-def launched() -> set[str]:
-    return set(LIB.simt_take_launches().decode().split("\n")) - {""}
 
 
 def vectors(dtype: torch.dtype, count: float) -> int:
@@ -130,14 +107,14 @@ def test_cluster(dtype: torch.dtype, clusters: None) -> None:
 
 def test_sm_80_has_no_clusters(clusters: None) -> None:
     """The same long rows on a device with less shared memory and without clusters."""
-    LIB.simt_set_device(4, 8, 0)
+    emulator().simt_set_device(4, 8, 0)
     try:
         for vec in (2500.3, 9000):
             x = randn(3, vectors(torch.float32, vec) | 1)
             Problem(x=x).check_all("softmax")
             assert launched() <= {"softmax stream", "softmax split"}
     finally:
-        LIB.simt_set_device(4, 9, 0)
+        emulator().simt_set_device(4, 9, 0)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -3,9 +3,7 @@ Where a kernel also reads a plan or writes partial results, these are allowed fo
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 from collections.abc import Callable
 
 import pytest
@@ -13,26 +11,21 @@ import torch
 
 import fastops
 from tests.nm.samples import randn, sparse
-from tests.simt.simt_lib import library_path
+from tests.simt.emulator import emulator
 
-if os.environ.get("FASTOPS_SIMT") != "1":
-    pytest.skip("needs FASTOPS_SIMT=1", allow_module_level=True)
-
-LIB = ctypes.CDLL(str(library_path("libfastops_simt")))
-LIB.simt_take_counts.restype = ctypes.c_char_p
 HALF = torch.float16
 
 
 def counted(call: Callable[[], object]) -> dict[str, int]:
     """Kernel -> bytes of global memory its launches read and wrote."""
-    LIB.simt_take_counts()
-    LIB.simt_count(1)
+    emulator().simt_take_counts()
+    emulator().simt_count(1)
     try:
         call()
     finally:
-        LIB.simt_count(0)
+        emulator().simt_count(0)
     moved: dict[str, int] = {}
-    for launch in json.loads(LIB.simt_take_counts()):
+    for launch in json.loads(emulator().simt_take_counts()):
         bytes_moved = launch["read_bytes"] + launch["written_bytes"]
         moved[launch["kernel"]] = moved.get(launch["kernel"], 0) + bytes_moved
     return moved

@@ -309,7 +309,7 @@ class Keys : Tile<F, R> {
 };
 
 template <template <typename, int> class Part, typename F>
-void run(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
+void run_form(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
 #ifdef __AMX_BF16__
   const MatrixRegisters registers;
 #endif
@@ -321,30 +321,26 @@ void run(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
   drain(Part<F, 2>(plan));
 }
 
-}  // namespace
-
-void backward_queries(const BackwardPlan& plan, TaskQueue& queue) {
-  const int64_t in_lanes = at_most(plan.p.mask.block_q, plan.p.seq_q);
+template <template <typename, int> class Part>
+void run(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
 #ifdef __AMX_BF16__
-  run<Queries, Matrix>(plan, queue, in_lanes);
+  run_form<Part, Matrix>(plan, queue, in_lanes);
 #else
 #ifdef FASTOPS_AVX512
-  if (plan.p.dtype == DType::bf16) return run<Queries, Pairs>(plan, queue, in_lanes);
+  if (plan.p.dtype == DType::bf16) return run_form<Part, Pairs>(plan, queue, in_lanes);
 #endif
-  run<Queries, Singles>(plan, queue, in_lanes);
+  run_form<Part, Singles>(plan, queue, in_lanes);
 #endif
 }
 
+}  // namespace
+
+void backward_queries(const BackwardPlan& plan, TaskQueue& queue) {
+  run<Queries>(plan, queue, at_most(plan.p.mask.block_q, plan.p.seq_q));
+}
+
 void backward_keys(const BackwardPlan& plan, TaskQueue& queue) {
-  const int64_t in_lanes = at_most(plan.p.mask.block_kv, plan.p.seq_kv);
-#ifdef __AMX_BF16__
-  run<Keys, Matrix>(plan, queue, in_lanes);
-#else
-#ifdef FASTOPS_AVX512
-  if (plan.p.dtype == DType::bf16) return run<Keys, Pairs>(plan, queue, in_lanes);
-#endif
-  run<Keys, Singles>(plan, queue, in_lanes);
-#endif
+  run<Keys>(plan, queue, at_most(plan.p.mask.block_kv, plan.p.seq_kv));
 }
 
 void backward_delta(const BackwardParams& p, int64_t begin, int64_t end) {

@@ -34,15 +34,7 @@ Kernels choose(DType dtype) {
   if (dtype == DType::bf16 && fastops::cpu::amx_available()) return FASTOPS_TABLE(amx);
 #endif
   (void)dtype;
-  switch (fastops::cpu::active_isa()) {
-#ifdef FASTOPS_HAS_AVX512
-    case fastops::cpu::Isa::avx512: return FASTOPS_TABLE(avx512);
-#endif
-#ifdef FASTOPS_HAS_AVX2
-    case fastops::cpu::Isa::avx2: return FASTOPS_TABLE(avx2);
-#endif
-    default: return FASTOPS_TABLE(portable);
-  }
+  return FASTOPS_ACTIVE(FASTOPS_TABLE);
 #undef FASTOPS_TABLE
 }
 

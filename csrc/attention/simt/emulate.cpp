@@ -5,20 +5,15 @@
 #include "attention/cuda/launch.h"
 #include "simt/tensors.h"
 
-namespace fastops::attention::cuda {
+namespace fastops::attention::emulated {
 namespace {
 
 using simt::Access;
 
-class Operands {
+class Operands : public simt::Tensors {
  public:
-  void add(const char* name, const void* data, size_t element, std::vector<int64_t> sizes,
-           std::vector<int64_t> strides, Access access) {
-    tensors_.add(name, data, element, std::move(sizes), std::move(strides), access);
-  }
-  void add(const char* name, const void* data, size_t element, int64_t count, Access access) {
-    add(name, data, element, {count}, {1}, access);
-  }
+  using Tensors::add;
+
   void add(const char* name, const Heads& t, const Problem& p, int64_t heads, int64_t length,
            int64_t channels, Access access) {
     add(name, t.data, size_of(p.dtype), {p.batch, heads, length, channels},
@@ -26,10 +21,10 @@ class Operands {
   }
   void add(const BlockLists& lists) {
     const int64_t rows = lists.batch * lists.heads * lists.rows;
-    add("offsets", lists.offsets, 8, rows + 1, Access::read);
-    add("indices", lists.indices, 4, lists.nnz, Access::read);
-    add("partial_offsets", lists.partial_offsets, 8, rows + 1, Access::read);
-    add("patterns", lists.patterns, 4, lists.num_partial, Access::read);
+    add("offsets", lists.offsets, 8, {rows + 1}, Access::read);
+    add("indices", lists.indices, 4, {lists.nnz}, Access::read);
+    add("partial_offsets", lists.partial_offsets, 8, {rows + 1}, Access::read);
+    add("patterns", lists.patterns, 4, {lists.num_partial}, Access::read);
   }
   void add(const Problem& p) {
     add("q", p.q, p, p.heads, p.seq_q, p.head_dim, Access::read);
@@ -38,47 +33,39 @@ class Operands {
     add(p.mask.by_query);
     add(p.mask.by_key);
     const int64_t words = p.mask.block_q * p.mask.block_kv / 32;
-    add("bits", p.mask.bits, 4, p.mask.num_patterns * words, Access::read);
-    add("sinks", p.sinks, 4, p.heads, Access::read);
+    add("bits", p.mask.bits, 4, {p.mask.num_patterns * words}, Access::read);
+    add("sinks", p.sinks, 4, {p.heads}, Access::read);
     const int64_t each = p.key_bias_stride[1] ? p.heads : 1;
     add("key_bias", p.key_bias, 4, {p.batch, each, p.seq_kv},
         {p.key_bias_stride[0], p.key_bias_stride[1], p.key_bias_stride[2]}, Access::read);
   }
-  template <typename Params>
-  void run(const Params& p, void (*launch)(const Params&, void*)) {
-    launch(p, nullptr);
-    tensors_.require_written();
-  }
-
- private:
-  simt::Tensors tensors_;
 };
 
 }  // namespace
 
-void emulate(const ForwardParams& p) {
+void forward(const ForwardParams& p) {
   Operands o;
   o.add(p);
   o.add("out", p.out, p, p.heads, p.seq_q, p.value_dim, Access::write);
-  o.add("lse", p.lse, 4, p.batch * p.heads * p.seq_q, Access::write);
-  o.run(p, forward);
+  o.add("lse", p.lse, 4, {p.batch * p.heads * p.seq_q}, Access::write);
+  o.run(p, cuda::forward);
 }
 
-void emulate(const BackwardParams& p) {
+void backward(const BackwardParams& p) {
   const int64_t rows = p.batch * p.heads * p.seq_q;
   Operands o;
   o.add(p);
   o.add("out", p.out, p, p.heads, p.seq_q, p.value_dim, Access::read);
   o.add("grad_out", p.grad_out, p, p.heads, p.seq_q, p.value_dim, Access::read);
-  o.add("lse", p.lse, 4, rows, Access::read);
-  o.add("grad_lse", p.grad_lse, 4, rows, Access::read);
-  o.add("delta", p.delta, 4, rows, Access::write);
+  o.add("lse", p.lse, 4, {rows}, Access::read);
+  o.add("grad_lse", p.grad_lse, 4, {rows}, Access::read);
+  o.add("delta", p.delta, 4, {rows}, Access::write);
   o.add("grad_q", p.grad_q, p, p.heads, p.seq_q, p.head_dim, Access::write);
   o.add("grad_k", p.grad_k, p, p.kv_heads, p.seq_kv, p.head_dim, Access::write);
   o.add("grad_v", p.grad_v, p, p.kv_heads, p.seq_kv, p.value_dim, Access::write);
-  o.add("grad_sinks", p.grad_sinks, 4, p.heads, Access::write);
-  o.add("grad_key_bias", p.grad_key_bias, 4, p.batch * p.heads * p.seq_kv, Access::write);
-  o.run(p, backward);
+  o.add("grad_sinks", p.grad_sinks, 4, {p.heads}, Access::write);
+  o.add("grad_key_bias", p.grad_key_bias, 4, {p.batch * p.heads * p.seq_kv}, Access::write);
+  o.run(p, cuda::backward);
 }
 
-}  // namespace fastops::attention::cuda
+}  // namespace fastops::attention::emulated

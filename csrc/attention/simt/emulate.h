@@ -3,10 +3,10 @@
 
 #include "attention/attention.h"
 
-namespace fastops::attention::cuda {
+namespace fastops::attention::emulated {
 
 // Declares every operand to the checks and runs the launcher.
-void emulate(const ForwardParams& p);
-void emulate(const BackwardParams& p);
+void forward(const ForwardParams& p);
+void backward(const BackwardParams& p);
 
-}  // namespace fastops::attention::cuda
+}  // namespace fastops::attention::emulated

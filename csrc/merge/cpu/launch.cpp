@@ -15,17 +15,7 @@ struct Kernels {
 const Kernels& kernels() {
 #define FASTOPS_TABLE(isa) \
   Kernels { isa::match, isa::merge, isa::merge_backward, isa::unmerge }
-  static const Kernels chosen = [] {
-    switch (fastops::cpu::active_isa()) {
-#ifdef FASTOPS_HAS_AVX512
-      case fastops::cpu::Isa::avx512: return FASTOPS_TABLE(avx512);
-#endif
-#ifdef FASTOPS_HAS_AVX2
-      case fastops::cpu::Isa::avx2: return FASTOPS_TABLE(avx2);
-#endif
-      default: return FASTOPS_TABLE(portable);
-    }
-  }();
+  static const Kernels chosen = FASTOPS_ACTIVE(FASTOPS_TABLE);
 #undef FASTOPS_TABLE
   return chosen;
 }

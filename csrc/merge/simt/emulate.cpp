@@ -5,24 +5,14 @@
 #include "merge/cuda/launch.h"
 #include "simt/tensors.h"
 
-namespace fastops::merge::cuda {
+namespace fastops::merge::emulated {
 namespace {
 
 using simt::Access;
 
-class Operands {
+class Operands : public simt::Tensors {
  public:
-  // A tensor of any strides.
-  void add(const char* name, const void* data, size_t element, std::vector<int64_t> sizes,
-           std::vector<int64_t> strides, Access access) {
-    tensors_.add(name, data, element, std::move(sizes), std::move(strides), access);
-  }
-
-  // A contiguous one.
-  void add(const char* name, const void* data, size_t element, int64_t rows, int64_t columns,
-           Access access) {
-    add(name, data, element, {rows, columns}, {columns, 1}, access);
-  }
+  using Tensors::add;
 
   void add(const char* name, const Rows& rows, int64_t batch, int64_t count, Access access) {
     add(name, rows.data, size_of(rows.dtype), {batch, rows.middle, count, rows.channels},
@@ -30,9 +20,9 @@ class Operands {
   }
 
   void add(const PlanView& plan) {
-    add("map", plan.map, 4, plan.batch, plan.num_tokens, Access::read);
-    add("offsets", plan.offsets, 4, plan.batch, plan.num_out + 1, Access::read);
-    add("perm", plan.perm, 4, plan.batch, plan.num_tokens, Access::read);
+    add("map", plan.map, 4, {plan.batch, plan.num_tokens}, Access::read);
+    add("offsets", plan.offsets, 4, {plan.batch, plan.num_out + 1}, Access::read);
+    add("perm", plan.perm, 4, {plan.batch, plan.num_tokens}, Access::read);
   }
 
   void add(const Partition& part, int64_t batch) {
@@ -41,60 +31,52 @@ class Operands {
     add("padding_mask", part.padding, 1, {batch, part.num_tokens},
         {part.padding_stride[0], part.padding_stride[1]}, Access::read);
   }
-
-  template <typename Params>
-  void run(const Params& p, void (*launch)(const Params&, void*)) {
-    launch(p, nullptr);
-    tensors_.require_written();
-  }
-
- private:
-  simt::Tensors tensors_;
 };
 
 }  // namespace
 
-void emulate(const MatchParams& p) {
+void match(const MatchParams& p) {
   Operands o;
   o.add("metric", p.metric, size_of(p.dtype), {p.batch, p.heads, p.part.num_tokens, p.channels},
         {p.stride[0], p.stride[1], p.stride[2], p.stride[3]}, Access::read);
   o.add(p.part, p.batch);
-  o.add("scores", p.scores, p.dtype == DType::f64 ? 8 : 4, p.batch, p.part.num_src, Access::write);
-  o.add("matches", p.matches, 4, p.batch, p.part.num_src, Access::write);
-  o.run(p, match);
+  o.add("scores", p.scores, p.dtype == DType::f64 ? 8 : 4, {p.batch, p.part.num_src},
+        Access::write);
+  o.add("matches", p.matches, 4, {p.batch, p.part.num_src}, Access::write);
+  o.run(p, cuda::match);
 }
 
-void emulate(const PlanParams& p) {
+void plan(const PlanParams& p) {
   Operands o;
-  o.add("scores", p.scores, size_of(p.score_dtype), p.batch, p.part.num_src, Access::read);
-  o.add("matches", p.matches, 4, p.batch, p.part.num_src, Access::read);
+  o.add("scores", p.scores, size_of(p.score_dtype), {p.batch, p.part.num_src}, Access::read);
+  o.add("matches", p.matches, 4, {p.batch, p.part.num_src}, Access::read);
   o.add(p.part, p.batch);
-  o.add("map", p.map, 4, p.batch, p.part.num_tokens, Access::write);
-  o.add("offsets", p.offsets, 4, p.batch, p.num_out + 1, Access::write);
-  o.add("perm", p.perm, 4, p.batch, p.part.num_tokens, Access::write);
-  o.add("lengths", p.lengths, 4, 1, p.batch, Access::write);
-  o.run(p, plan);
+  o.add("map", p.map, 4, {p.batch, p.part.num_tokens}, Access::write);
+  o.add("offsets", p.offsets, 4, {p.batch, p.num_out + 1}, Access::write);
+  o.add("perm", p.perm, 4, {p.batch, p.part.num_tokens}, Access::write);
+  o.add("lengths", p.lengths, 4, {1, p.batch}, Access::write);
+  o.run(p, cuda::plan);
 }
 
-void emulate(const ComposeParams& p) {
+void compose(const ComposeParams& p) {
   Operands o;
-  o.add("first", p.first, 4, p.batch, p.num_tokens, Access::read);
-  o.add("next", p.next, 4, p.batch, p.num_mid, Access::read);
-  o.add("map", p.map, 4, p.batch, p.num_tokens, Access::write);
-  o.add("offsets", p.offsets, 4, p.batch, p.num_out + 1, Access::write);
-  o.add("perm", p.perm, 4, p.batch, p.num_tokens, Access::write);
-  o.run(p, compose);
+  o.add("first", p.first, 4, {p.batch, p.num_tokens}, Access::read);
+  o.add("next", p.next, 4, {p.batch, p.num_mid}, Access::read);
+  o.add("map", p.map, 4, {p.batch, p.num_tokens}, Access::write);
+  o.add("offsets", p.offsets, 4, {p.batch, p.num_out + 1}, Access::write);
+  o.add("perm", p.perm, 4, {p.batch, p.num_tokens}, Access::write);
+  o.run(p, cuda::compose);
 }
 
-void emulate(const SelectParams& p) {
+void select(const SelectParams& p) {
   Operands o;
-  o.add("scores", p.scores, size_of(p.score_dtype), p.batch, p.part.num_tokens, Access::read);
+  o.add("scores", p.scores, size_of(p.score_dtype), {p.batch, p.part.num_tokens}, Access::read);
   o.add(p.part, p.batch);
-  o.add("tokens", p.tokens, 4, p.batch, p.part.num_tokens, Access::write);
-  o.run(p, select);
+  o.add("tokens", p.tokens, 4, {p.batch, p.part.num_tokens}, Access::write);
+  o.run(p, cuda::select);
 }
 
-void emulate(const MergeParams& p) {
+void merge(const MergeParams& p) {
   const PlanView& plan = p.plan;
   const size_t size = size_of(p.size_dtype);
   Operands o;
@@ -103,13 +85,13 @@ void emulate(const MergeParams& p) {
     o.add("x", p.x[t], plan.batch, plan.num_tokens, Access::read);
     o.add("y", p.y[t], plan.batch, plan.num_out, Access::write);
   }
-  o.add("size", p.size, size, plan.batch, plan.num_tokens, Access::read);
-  o.add("merged", p.merged, size, plan.batch, plan.num_out, Access::write);
-  o.add("log_merged", p.log_merged, size, plan.batch, plan.num_out, Access::write);
-  o.run(p, merge);
+  o.add("size", p.size, size, {plan.batch, plan.num_tokens}, Access::read);
+  o.add("merged", p.merged, size, {plan.batch, plan.num_out}, Access::write);
+  o.add("log_merged", p.log_merged, size, {plan.batch, plan.num_out}, Access::write);
+  o.run(p, cuda::merge);
 }
 
-void emulate(const MergeBackwardParams& p) {
+void merge_backward(const MergeBackwardParams& p) {
   const PlanView& plan = p.plan;
   const size_t size = size_of(p.size_dtype);
   Operands o;
@@ -120,21 +102,21 @@ void emulate(const MergeBackwardParams& p) {
     o.add("y", p.y[t], plan.batch, plan.num_out, Access::read);
     o.add("dx", p.dx[t], plan.batch, plan.num_tokens, Access::write);
   }
-  o.add("size", p.size, size, plan.batch, plan.num_tokens, Access::read);
-  o.add("merged", p.merged, size, plan.batch, plan.num_out, Access::read);
-  o.add("dmerged", p.dmerged, size, plan.batch, plan.num_out, Access::read);
-  o.add("dsize", p.dsize, size, plan.batch, plan.num_tokens, Access::write);
-  o.run(p, merge_backward);
+  o.add("size", p.size, size, {plan.batch, plan.num_tokens}, Access::read);
+  o.add("merged", p.merged, size, {plan.batch, plan.num_out}, Access::read);
+  o.add("dmerged", p.dmerged, size, {plan.batch, plan.num_out}, Access::read);
+  o.add("dsize", p.dsize, size, {plan.batch, plan.num_tokens}, Access::write);
+  o.run(p, cuda::merge_backward);
 }
 
-void emulate(const UnmergeParams& p) {
+void unmerge(const UnmergeParams& p) {
   const PlanView& plan = p.plan;
   Operands o;
   o.add(plan);
   o.add("y", p.y, plan.batch, plan.num_out, Access::read);
   o.add("residual", p.residual, plan.batch, plan.num_tokens, Access::read);
   o.add("out", p.out, plan.batch, plan.num_tokens, Access::write);
-  o.run(p, unmerge);
+  o.run(p, cuda::unmerge);
 }
 
-}  // namespace fastops::merge::cuda
+}  // namespace fastops::merge::emulated

@@ -3,15 +3,15 @@
 
 #include "merge/merge.h"
 
-namespace fastops::merge::cuda {
+namespace fastops::merge::emulated {
 
 // Declares every operand to the checks and runs the launcher.
-void emulate(const MatchParams& p);
-void emulate(const PlanParams& p);
-void emulate(const ComposeParams& p);
-void emulate(const SelectParams& p);
-void emulate(const MergeParams& p);
-void emulate(const MergeBackwardParams& p);
-void emulate(const UnmergeParams& p);
+void match(const MatchParams& p);
+void plan(const PlanParams& p);
+void compose(const ComposeParams& p);
+void select(const SelectParams& p);
+void merge(const MergeParams& p);
+void merge_backward(const MergeBackwardParams& p);
+void unmerge(const UnmergeParams& p);
 
-}  // namespace fastops::merge::cuda
+}  // namespace fastops::merge::emulated

@@ -9,21 +9,15 @@
 namespace fastops::nm::cpu {
 
 const Kernels& kernels() {
-#define FASTOPS_TABLE(isa, ...)                                    \
-  Kernels {                                                        \
-    isa::lanes, isa::pitch, isa::stream_matmul, isa::panel_matmul, \
-        isa::weight_grad __VA_OPT__(, ) __VA_ARGS__                \
-  }
+#define FASTOPS_TABLE(isa) \
+  Kernels { isa::lanes, isa::pitch, isa::stream_matmul, isa::panel_matmul, isa::weight_grad }
   static const Kernels chosen = [] {
-    switch (fastops::cpu::active_isa()) {
+    Kernels k = FASTOPS_ACTIVE(FASTOPS_TABLE);
 #ifdef FASTOPS_HAS_AVX512
-      case fastops::cpu::Isa::avx512: return FASTOPS_TABLE(avx512, avx512::pair_matmul);
+    if (fastops::cpu::active_isa() == fastops::cpu::Isa::avx512)
+      k.pair_matmul = avx512::pair_matmul;
 #endif
-#ifdef FASTOPS_HAS_AVX2
-      case fastops::cpu::Isa::avx2: return FASTOPS_TABLE(avx2);
-#endif
-      default: return FASTOPS_TABLE(portable);
-    }
+    return k;
   }();
 #undef FASTOPS_TABLE
   return chosen;

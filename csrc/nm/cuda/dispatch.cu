@@ -5,7 +5,7 @@
 
 namespace fastops::nm::cuda {
 
-Kind choose_kind(const Weight& weight, DType dtype, int64_t, bool transposed) {
+Kind choose_kind(const Weight& weight, DType dtype, int64_t, bool transposed, void*) {
   return plan_kind(weight.pattern, dtype, transposed);
 }
 

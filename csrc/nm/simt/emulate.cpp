@@ -9,26 +9,20 @@ namespace {
 
 using simt::Access;
 
-class Operands {
+class Operands : public simt::Tensors {
  public:
   void whole(const char* name, const void* data, size_t bytes, size_t element, Access access) {
-    if (data && bytes)
-      tensors_.add({name, data, bytes, element, access, access == Access::write, {}, {}});
+    if (data && bytes) add({name, data, bytes, element, access, access == Access::write, {}, {}});
   }
   void matrix(const char* name, const Matrix& a, const Weight& w) {
-    tensors_.add(name, a.data, size_of(a.dtype), {w.out, w.in}, {a.row_stride, a.col_stride},
-                 Access::read);
+    add(name, a.data, size_of(a.dtype), {w.out, w.in}, {a.row_stride, a.col_stride}, Access::read);
   }
   void rows(const char* name, const Rows& x) {
     std::vector<int64_t> sizes(x.size, x.size + x.dims), strides(x.stride, x.stride + x.dims);
     sizes.push_back(x.features);
     strides.push_back(x.feature_stride);
-    tensors_.add(name, x.data, size_of(x.dtype), sizes, strides, Access::read);
+    add(name, x.data, size_of(x.dtype), sizes, strides, Access::read);
   }
-  void require_written() const { tensors_.require_written(); }
-
- private:
-  simt::Tensors tensors_;
 };
 
 size_t value_bytes(const Weight& w, DType dtype) {
@@ -39,7 +33,7 @@ size_t index_bytes(const Weight& w) { return size_t(w.out * w.index_row_bytes())
 }  // namespace
 
 Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed) {
-  return cuda::choose_kind(weight, dtype, rows, transposed);
+  return cuda::choose_kind(weight, dtype, rows, transposed, nullptr);
 }
 
 void select(const SelectParams& p) {
@@ -50,8 +44,7 @@ void select(const SelectParams& p) {
   operands.whole("mask", p.mask, elements, 1, Access::write);
   operands.whole("pruned", p.pruned, elements * size_of(p.w.dtype), size_of(p.w.dtype),
                  Access::write);
-  cuda::select(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::select);
 }
 
 void compress(const CompressParams& p) {
@@ -62,8 +55,7 @@ void compress(const CompressParams& p) {
                  Access::write);
   operands.whole("indices", p.indices, index_bytes(p.weight), 1, Access::write);
   operands.whole("bad", p.bad, 8, 8, Access::write);
-  cuda::compress(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::compress);
 }
 
 void decompress(const DecompressParams& p) {
@@ -72,16 +64,14 @@ void decompress(const DecompressParams& p) {
   operands.whole("values", p.values, value_bytes(p.weight, p.dtype), size, Access::read);
   operands.whole("indices", p.indices, index_bytes(p.weight), 1, Access::read);
   operands.whole("w", p.w, size_t(p.weight.out * p.weight.in) * size, size, Access::write);
-  cuda::decompress(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::decompress);
 }
 
 void check(const CheckParams& p) {
   Operands operands;
   operands.whole("indices", p.indices, index_bytes(p.weight), 1, Access::read);
   operands.whole("bad", p.bad, 8, 8, Access::write);
-  cuda::check(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::check);
 }
 
 PackSizes pack_sizes(PackParams& p) { return cuda::pack_sizes(p, nullptr); }
@@ -93,8 +83,7 @@ void pack(const PackParams& p) {
   operands.whole("indices", p.indices, index_bytes(p.weight), 1, Access::read);
   operands.whole("structure", p.structure, size_t(sizes.structure), 2, Access::write);
   operands.whole("source", p.source, size_t(sizes.source) * 4, 4, Access::write);
-  cuda::pack(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::pack);
 }
 
 void gather(const GatherParams& p) {
@@ -103,8 +92,7 @@ void gather(const GatherParams& p) {
   operands.whole("values", p.values, size_t(p.count) * size, size, Access::read);
   operands.whole("source", p.source, size_t(p.size) * 4, 4, Access::read);
   operands.whole("weights", p.weights, size_t(p.size) * size, size, Access::write);
-  cuda::gather(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::gather);
 }
 
 void matmul(const MatmulParams& given) {
@@ -127,8 +115,7 @@ void matmul(const MatmulParams& given) {
   if (!workspace.empty())
     operands.whole("workspace", p.workspace, workspace.size() * sizeof(float), 4,
                    Access::read_write);
-  cuda::matmul(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::matmul);
 }
 
 void weight_grad(const WeightGradParams& p) {
@@ -137,8 +124,7 @@ void weight_grad(const WeightGradParams& p) {
   operands.rows("x", p.x);
   operands.whole("indices", p.indices, index_bytes(p.weight), 1, Access::read);
   operands.whole("dw", p.dw, value_bytes(p.weight, p.x.dtype), size_of(p.x.dtype), Access::write);
-  cuda::weight_grad(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::weight_grad);
 }
 
 }  // namespace fastops::nm::emulated

@@ -15,6 +15,38 @@ namespace {
 
 inline constexpr int kGroup = VecF32::size;
 
+// 1 / sum of each row of a group, a row a lane. A row of -inf alone sums to 0; the exponentials of
+// any other row contain a 1.
+inline VecF32 reciprocals(const ForwardParams& p, VecF32 sum) {
+  const VecF32 nothing(p.zero_masked_rows ? 0.f : __builtin_nanf(""));
+  return select(sum == VecF32(0.f), nothing, VecF32(1.f) / sum);
+}
+
+// Writes the lse of the rows from the cursor on where it is wanted. For log_softmax also what their
+// inputs lose: the scaled maximum, and the lse less that.
+template <Kind kKind>
+void finish_logs(const ForwardParams& p, const PlainScale& scale, RowCursor cursor, int count,
+                 VecF32 most, VecF32 shift, VecF32 sum, float* scaled_max, float* log_sum) {
+  alignas(64) float max[kGroup], base[kGroup], total[kGroup];
+  most.store(max);
+  shift.store(base);
+  sum.store(total);
+  for (int r = 0; r < count; ++r) {
+    const bool none = total[r] == 0;
+    const double lse =
+        none ? double(max[r])
+             : scale.lse<kExact<kKind>>(max[r], base[r], double(__builtin_log2f(total[r])));
+    if (p.lse) {
+      cursor.at<float>(p.lse) = float(lse);
+      cursor.next();
+    }
+    if (kKind != Kind::log_softmax) continue;
+    scaled_max[r] = max[r] * scale.scale;
+    log_sum[r] = float(lse - double(scaled_max[r]));
+    if (none && p.zero_masked_rows) scaled_max[r] = log_sum[r] = 0;
+  }
+}
+
 template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
 class SmallRows {
   using In = typename Load::Value;
@@ -155,32 +187,12 @@ class SmallRows {
     ahead.most[r] = row.next;
   }
 
-  void finish(RowCursor cursor, int count, VecF32 most, VecF32 shift, VecF32 sum, Group& g) const {
-    // A row of -inf alone sums to 0; the exponentials of any other row contain a 1.
-    const auto empty = sum == VecF32(0.f);
-    if constexpr (kKeep) {
-      const VecF32 nothing(p_.zero_masked_rows ? 0.f : __builtin_nanf(""));
-      select(empty, nothing, VecF32(1.f) / sum).store(g.factor);
-      if (!p_.lse) return;
-    }
-    alignas(64) float max[kGroup], base[kGroup], total[kGroup];
-    most.store(max);
-    shift.store(base);
-    sum.store(total);
-    for (int r = 0; r < count; ++r) {
-      const bool none = total[r] == 0;
-      const double lse =
-          none ? double(max[r])
-               : scale_.lse<kExact<kKind>>(max[r], base[r], double(__builtin_log2f(total[r])));
-      if (p_.lse) {
-        cursor.at<float>(p_.lse) = float(lse);
-        cursor.next();
-      }
-      if (kKind != Kind::log_softmax) continue;
-      g.factor[r] = max[r] * scale_.scale;
-      g.log_sum[r] = float(lse - double(g.factor[r]));
-      if (none && p_.zero_masked_rows) g.factor[r] = g.log_sum[r] = 0;
-    }
+  void finish(const RowCursor& cursor, int count, VecF32 most, VecF32 shift, VecF32 sum,
+              Group& g) const {
+    if constexpr (kKeep) reciprocals(p_, sum).store(g.factor);
+    if (!kKeep || p_.lse)
+      finish_logs<kKind>(p_, scale_, cursor, count, most, shift, sum, kKeep ? nullptr : g.factor,
+                         g.log_sum);
   }
 
   void flush(Group& g, Carry& carry) const {

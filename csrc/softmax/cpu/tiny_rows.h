@@ -85,31 +85,14 @@ class TinyRows {
   int width(int j) const { return n_ - j < V::size ? n_ - j : V::size; }
 
   // From exponentials (softmax) or inputs to results, and the lse.
-  void finish(RowCursor cursor, int count, V most, V shift, V sum, V* values) const {
-    // A row of -inf alone sums to 0; the exponentials of any other row contain a 1.
+  void finish(const RowCursor& cursor, int count, V most, V shift, V sum, V* values) const {
     if constexpr (kKind == Kind::softmax) {
-      const V nothing(p_.zero_masked_rows ? 0.f : __builtin_nanf(""));
-      const V factor = select(sum == V(0.f), nothing, V(1.f) / sum);
+      const V factor = reciprocals(p_, sum);
       for (int j = 0; j < n_; ++j) values[j] = values[j] * factor;
-      if (!p_.lse) return;
     }
-    alignas(64) float max[kGroup], base[kGroup], total[kGroup], log_sum[kGroup] = {};
-    most.store(max);
-    shift.store(base);
-    sum.store(total);
-    for (int r = 0; r < count; ++r) {
-      const bool none = total[r] == 0;
-      const double lse =
-          none ? double(max[r])
-               : scale_.lse<kExact<kKind>>(max[r], base[r], double(__builtin_log2f(total[r])));
-      if (p_.lse) {
-        cursor.at<float>(p_.lse) = float(lse);
-        cursor.next();
-      }
-      max[r] *= scale_.scale;
-      log_sum[r] = float(lse - double(max[r]));
-      if (none && p_.zero_masked_rows) max[r] = log_sum[r] = 0;
-    }
+    alignas(64) float max[kGroup] = {}, log_sum[kGroup] = {};
+    if (kKind != Kind::softmax || p_.lse)
+      finish_logs<kKind>(p_, scale_, cursor, count, most, shift, sum, max, log_sum);
     if constexpr (kKind == Kind::log_softmax) {
       const V down = V(0.f) - V::load(max), less = V::load(log_sum), scale(scale_.scale);
       for (int j = 0; j < n_; ++j) values[j] = fma(values[j], scale, down) - less;

@@ -2,20 +2,19 @@
 
 #include "softmax/simt/operands.h"
 
-namespace fastops::softmax::cuda {
+namespace fastops::softmax::emulated {
 
-void emulate(ForwardParams& p) {
+void forward(ForwardParams& p) {
   Operands operands(p.shape);
   operands.full("x", p.x, Access::read);
   operands.full("out", p.out, Access::write);
   operands.per_row("lse", p.lse, Access::write);
   add_scores(operands, p);
-  p.workspace = operands.workspace(forward_workspace(p));
-  forward(p, nullptr);
-  operands.require_written();
+  p.workspace = operands.workspace(cuda::forward_workspace(p));
+  operands.run(p, cuda::forward);
 }
 
-void emulate(BackwardParams& p) {
+void backward(BackwardParams& p) {
   Operands operands(p.shape);
   operands.full("y", p.y, Access::read);
   operands.full("dy", p.dy, Access::read);
@@ -23,9 +22,8 @@ void emulate(BackwardParams& p) {
   operands.per_row("dlse", p.dlse, Access::read);
   operands.per_row("lse", p.lse, Access::read);
   add_scores(operands, p);
-  p.workspace = operands.workspace(backward_workspace(p));
-  backward(p, nullptr);
-  operands.require_written();
+  p.workspace = operands.workspace(cuda::backward_workspace(p));
+  operands.run(p, cuda::backward);
 }
 
-}  // namespace fastops::softmax::cuda
+}  // namespace fastops::softmax::emulated

@@ -3,10 +3,10 @@
 
 #include "softmax/softmax.h"
 
-namespace fastops::softmax::cuda {
+namespace fastops::softmax::emulated {
 
 // Declares every operand to the checks, gives the launcher its workspace and runs it.
-void emulate(ForwardParams& p);
-void emulate(BackwardParams& p);
+void forward(ForwardParams& p);
+void backward(BackwardParams& p);
 
-}  // namespace fastops::softmax::cuda
+}  // namespace fastops::softmax::emulated

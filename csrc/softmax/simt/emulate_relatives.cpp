@@ -2,9 +2,9 @@
 
 #include "softmax/simt/operands.h"
 
-namespace fastops::softmax::cuda {
+namespace fastops::softmax::emulated {
 
-void emulate(MapParams& p) {
+void map(MapParams& p) {
   Operands operands(p.shape);
   operands.full("x", p.x, Access::read);
   operands.full("dy", p.dy, Access::read);
@@ -13,11 +13,10 @@ void emulate(MapParams& p) {
   operands.per_row("target", p.target, Access::read);
   operands.per_row("per_row", p.per_row, p.out ? Access::read : Access::write);
   add_scores(operands, p);
-  map(p, nullptr);
-  operands.require_written();
+  operands.run(p, cuda::map);
 }
 
-void emulate(TopkParams& p) {
+void topk(TopkParams& p) {
   Operands operands(p.shape);
   const Access results = p.backward ? Access::read : Access::write;
   operands.full("x", p.x, Access::read);
@@ -26,9 +25,8 @@ void emulate(TopkParams& p) {
   operands.chosen("indices", p.indices, p.indices_stride, p.k, results);
   operands.per_row("lse", p.lse, results);
   add_scores(operands, p);
-  p.workspace = operands.workspace(topk_workspace(p));
-  topk(p, nullptr);
-  operands.require_written();
+  p.workspace = operands.workspace(cuda::topk_workspace(p));
+  operands.run(p, cuda::topk);
 }
 
-}  // namespace fastops::softmax::cuda
+}  // namespace fastops::softmax::emulated

@@ -3,9 +3,9 @@
 
 #include "softmax/relatives.h"
 
-namespace fastops::softmax::cuda {
+namespace fastops::softmax::emulated {
 
-void emulate(MapParams& p);
-void emulate(TopkParams& p);
+void map(MapParams& p);
+void topk(TopkParams& p);
 
-}  // namespace fastops::softmax::cuda
+}  // namespace fastops::softmax::emulated

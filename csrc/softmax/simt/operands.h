@@ -6,13 +6,13 @@
 #include "simt/tensors.h"
 #include "softmax/softmax.h"
 
-namespace fastops::softmax::cuda {
+namespace fastops::softmax::emulated {
 namespace {
 
 using simt::Access;
 
 // Declares the operands of one problem.
-class Operands {
+class Operands : public simt::Tensors {
  public:
   explicit Operands(const Shape& shape) : shape_(shape) {}
 
@@ -28,13 +28,11 @@ class Operands {
     add(name, operand, access, false, stride, k);
   }
 
-  void require_written() const { tensors_.require_written(); }
-
   // Scratch holds nothing a kernel may rely on, so it starts as NaN.
   void* workspace(size_t bytes) {
     if (bytes == 0) return nullptr;
     workspace_.assign((bytes + 7) / 8, __builtin_nan(""));
-    tensors_.add({"workspace", workspace_.data(), bytes, 4, Access::write, false, {}, {}});
+    Tensors::add({"workspace", workspace_.data(), bytes, 4, Access::write, false, {}, {}});
     return workspace_.data();
   }
 
@@ -53,11 +51,10 @@ class Operands {
       sizes.push_back(k);
       strides.push_back(stride);
     }
-    tensors_.add(name, operand.data, size_of(operand.dtype), sizes, strides, access);
+    Tensors::add(name, operand.data, size_of(operand.dtype), sizes, strides, access);
   }
 
   const Shape& shape_;
-  simt::Tensors tensors_;
   std::vector<double> workspace_;
 };
 
@@ -70,4 +67,4 @@ void add_scores(Operands& operands, const Params& p) {
 }
 
 }  // namespace
-}  // namespace fastops::softmax::cuda
+}  // namespace fastops::softmax::emulated

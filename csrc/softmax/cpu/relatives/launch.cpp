@@ -14,17 +14,7 @@ struct Relatives {
 const Relatives& relatives() {
 #define FASTOPS_TABLE(isa) \
   Relatives { isa::map_forward, isa::map_backward, isa::topk }
-  static const Relatives chosen = [] {
-    switch (fastops::cpu::active_isa()) {
-#ifdef FASTOPS_HAS_AVX512
-      case fastops::cpu::Isa::avx512: return FASTOPS_TABLE(avx512);
-#endif
-#ifdef FASTOPS_HAS_AVX2
-      case fastops::cpu::Isa::avx2: return FASTOPS_TABLE(avx2);
-#endif
-      default: return FASTOPS_TABLE(portable);
-    }
-  }();
+  static const Relatives chosen = FASTOPS_ACTIVE(FASTOPS_TABLE);
 #undef FASTOPS_TABLE
   return chosen;
 }
