@@ -30,9 +30,12 @@ def _at(
 
 
 def _bars(suite: str, dtype: str, limits: dict[tuple[str, ...], float], **where) -> list[Bar]:
-    what = "".join(f", {value} {key}" for key, value in where.items())
+    work = ", ".join(
+        ["many rows" if suite == GEMM else "decode"]
+        + [f"{value} {key[: -1 if value == 1 else None]}" for key, value in where.items()]
+    )
     return [
-        Bar(f"{suite} {dtype} {'/'.join(patterns)}{what}", _at(suite, dtype, *patterns, **where),
+        Bar(f"{work}, {dtype}, {' and '.join(patterns)}", _at(suite, dtype, *patterns, **where),
             speedup(), each=limit)
         for patterns, limit in limits.items()
     ]  # fmt: skip
@@ -45,7 +48,7 @@ BARS = [
     *_bars(GEMM, "fp32", {("2:4",): 1.8, QUARTER: 3.2, ("1:8",): 5.5, ("3:4", "4:8"): 0.9}),
     *_bars(GEMM, "bf16", {("2:4",): 1.4, QUARTER: 2.3, ("1:8",): 4.2, ("3:4", "4:8"): 0.9}),
     *_bars(GEMM, "fp16", {("2:4",): 7.0}),
-    Bar(f"{GEMM} fp16 2:4 over fp32", _at(GEMM, "fp16", "2:4"), speedup("fp32"), each=1.7),
+    Bar("  over torch's fp32", _at(GEMM, "fp16", "2:4"), speedup("fp32"), each=1.7),
     *_bars(DECODE, "fp32", {("2:4",): 1.7, ("1:4",): 3.3}, rows=1),
     *_bars(DECODE, "bf16", {("2:4",): 3.0, ("1:4",): 6.0}, rows=1, threads=1),
     *_bars(DECODE, "bf16", {("2:4",): 1.6, ("1:4",): 3.0}, rows=1, threads=2),
