@@ -86,11 +86,20 @@ Tensor softmax_plain(const Tensor& x, int64_t dim) {
   return *out;
 }
 
+// fastops.softmax leaves what it would check of out to this: what it refuses is looked at again
+// there, and said in full.
 template <Kind kind>
 Tensor softmax_plain_out(const Tensor& x, int64_t dim, const Tensor& out) {
+  const char* op = op_name<kind>();
+  FASTOPS_CHECK(out.scalar_type() == x.scalar_type(), op, ": out is of another dtype than x");
+  FASTOPS_CHECK(x.is_contiguous() && out.is_contiguous(), op, ": x or out is not contiguous");
+  const auto* from = static_cast<const char*>(x.data_ptr());
+  const auto* to = static_cast<const char*>(out.data_ptr());
+  const auto bytes = x.numel() * int64_t(size_of(to_dtype(x.scalar_type(), op)));
+  FASTOPS_CHECK(to == from || to + bytes <= from || from + bytes <= to, op,
+                ": out and x share memory");
   OptTensor given = out, lse;
-  run_forward(op_name<kind>(), kind, x, {dim}, {}, false, std::nullopt, 0, false, false, given,
-              lse);
+  run_forward(op, kind, x, {dim}, {}, false, std::nullopt, 0, false, false, given, lse);
   return out;
 }
 

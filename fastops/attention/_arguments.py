@@ -24,21 +24,25 @@ def integer(name: str, arg: str, value: Any, least: int) -> int:
     return value
 
 
-def block_pair(name: str, size: Any) -> tuple[int, int]:
-    """Sizes of queries and keys of a block, from one number or two."""
-    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
+def _pair(name: str, arg: str, value: Any) -> tuple[int, int]:
+    """One number for both, or two."""
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
-        raise TypeError(f"{name}: expected block_size to be an int or two, got {size!r}")
+        raise TypeError(f"{name}: expected {arg} to be an int or two, got {value!r}")
+    return pair
+
+
+def block_pair(name: str, size: Any) -> tuple[int, int]:
+    """Sizes of queries and keys of a block."""
+    pair = _pair(name, "block_size", size)
     if not set(pair) <= set(BLOCK_SIZES):
         raise ValueError(f"{name}: expected block sizes of {BLOCK_SIZES}, got {pair}")
     return pair
 
 
 def length_pair(name: str, lengths: Any) -> tuple[int, int]:
-    """(Sq, Skv), from one number or two."""
-    pair = tuple(lengths) if isinstance(lengths, tuple | list) else (lengths, lengths)
-    if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in pair):
-        raise TypeError(f"{name}: expected seq_lens to be an int or two, got {lengths!r}")
+    """(Sq, Skv)."""
+    pair = _pair(name, "seq_lens", lengths)
     if min(pair) < 0 or max(pair) >= 2**31:
         raise ValueError(f"{name}: expected lengths in [0, 2**31), got {pair}")
     return pair
