@@ -64,7 +64,9 @@ def nm() -> None:
 def merge() -> None:
     """Less and more tokens than a block has threads, more channels than a tile, ties, every order
     of rows, nowhere to merge to."""
-    ops.token_match(torch.randn(1, 300, 40))
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        for shape in ((1, 300, 40), (3, 140, 136)):
+            ops.token_match(torch.randn(shape).to(dtype))
     few = torch.arange(5, dtype=torch.int32)[None]
     ops.token_match(torch.randn(1, 5, 8), few, num_src=5, num_dst=0)
     for sources, destinations, tokens in [(300, 250, 600), (200, 40, 260)]:

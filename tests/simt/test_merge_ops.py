@@ -18,11 +18,16 @@ pytestmark = pytest.mark.usefixtures("order")
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_match_kernel(dtype: torch.dtype) -> None:
-    for size in ((2, 7, 16), (1, 197, 65), (2, 131, 33)):
+    # Warps side by side by destinations, or all by sources; sources that do not stay in shared
+    # memory; whole vectors and not.
+    for size in ((2, 7, 16), (1, 197, 65), (2, 301, 136), (1, 40, 1608), (3, 140, 33)):
         Problem(test_match.randn(*size, dtype=dtype)).check_match()
     test_match.test_heads_are_averaged(dtype)
     test_match.test_token_lists(dtype)
     test_match.test_special_vectors(dtype)
+    if dtype in (torch.float32, torch.bfloat16):
+        for exponent in (-140, 120):
+            test_match.test_magnitudes(exponent, dtype)
 
 
 @pytest.mark.parametrize("levels", [None, 3])

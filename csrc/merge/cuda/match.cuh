@@ -1,107 +1,19 @@
-// Match on CUDA cores: every dtype, any strides, heads averaged; products in fp32 (fp64 for fp64),
-// so that matches equal those of an fp32 reference.
+// Match on CUDA cores, for fp64: any strides, heads averaged.
 //
 // A block keeps 64 sources and runs over all destinations, 64 at a time; the scores of a tile live
 // in registers only long enough to be compared.
 #pragma once
 
-#include "core/dtype.h"
-#include "cuda/runtime.h"
-#include "cuda/tile/reduce.cuh"
-#include "cuda/tile/vector.cuh"
-#include "merge/merge.h"
+#include "merge/cuda/score.cuh"
 
 namespace fastops::merge::cuda {
-
-using fastops::cuda::kAllLanes;
 
 inline constexpr int kMatchTile = 64;
 inline constexpr int kMatchDepth = 16;  // channels staged at a time
 inline constexpr int kMatchThreads = 256;
-inline constexpr int kNoIndex = 0x7fffffff;
-
-__device__ __forceinline__ double to_wide(double v) { return v; }
-template <typename T>
-__device__ __forceinline__ float to_wide(T v) {
-  return fastops::cuda::to_float(v);
-}
-
-template <typename Acc>
-struct Lowest {
-  static __device__ __forceinline__ Acc value() { return -Acc(__int_as_float(0x7f800000)); }
-};
-
-// Sums of squares outside these have lost digits, or are infinite; such rows go the slow way.
-template <typename Acc>
-__device__ __forceinline__ bool in_range(Acc squares) {
-  if constexpr (sizeof(Acc) == 8) return squares >= 1e-290 && squares <= 1e305;
-  else return squares >= 1e-30f && squares <= 1e37f;
-}
-
-// The metric of a token at a channel, summed over the heads: a cosine does not see the factor.
-template <typename T, typename Acc>
-__device__ __forceinline__ Acc metric_at(const MatchParams& p, int64_t sample, int64_t token,
-                                         int64_t channel) {
-  const T* at = static_cast<const T*>(p.metric) + sample * p.stride[0] + token * p.stride[2] +
-                channel * p.stride[3];
-  Acc sum = to_wide(*at);
-  for (int64_t h = 1; h < p.heads; ++h) sum += to_wide(at[h * p.stride[1]]);
-  return sum;
-}
-
-// The cosine of two tokens of any magnitude: NaN where one is not finite, 0 where one is 0.
-template <typename T, typename Acc>
-__device__ __forceinline__ Acc slow_cosine(const MatchParams& p, int64_t sample, int64_t a,
-                                           int64_t b) {
-  double most_a = 0, most_b = 0;
-  bool finite = true;
-#pragma unroll 1
-  for (int64_t c = 0; c < p.channels; ++c) {
-    const double x = fabs(double(metric_at<T, Acc>(p, sample, a, c)));
-    const double y = fabs(double(metric_at<T, Acc>(p, sample, b, c)));
-    finite &= x <= 1.7976931348623157e308 && y <= 1.7976931348623157e308;
-    most_a = fmax(most_a, x);
-    most_b = fmax(most_b, y);
-  }
-  if (!finite) return Acc(__longlong_as_double(0x7ff8000000000000ll));
-  if (most_a == 0 || most_b == 0) return Acc(0);
-  double dot = 0, aa = 0, bb = 0;
-#pragma unroll 1
-  for (int64_t c = 0; c < p.channels; ++c) {
-    const double x = double(metric_at<T, Acc>(p, sample, a, c)) / most_a;
-    const double y = double(metric_at<T, Acc>(p, sample, b, c)) / most_b;
-    dot += x * y;
-    aa += x * x;
-    bb += y * y;
-  }
-  return Acc(dot / sqrt(aa) / sqrt(bb));
-}
-
-// A score and its index: the greater score wins, the lower index among equal ones.
-template <typename Acc>
-struct Best {
-  Acc score;
-  int index;
-
-  __device__ __forceinline__ void offer(Acc s, int i) {
-    if (s > score || (s == score && i < index)) {
-      score = s;
-      index = i;
-    }
-  }
-};
-
-template <typename Acc>
-__device__ __forceinline__ void write_match(const MatchParams& p, int64_t sample, int64_t i,
-                                            const Best<Acc>& best, int first_dst) {
-  const bool merges = first_dst != kNoIndex && p.part.takes_part(sample, p.part.src(sample, i));
-  const int64_t at = sample * p.part.num_src + i;
-  static_cast<Acc*>(p.scores)[at] = merges ? best.score : Lowest<Acc>::value();
-  p.matches[at] = !merges ? -1 : best.index == kNoIndex ? first_dst : best.index;
-}
 
 // Tile 64 x 64, 4 x 4 scores a thread.
-//   shared    2 x 2 x 16 x 68 values (17 KB; fp64 35 KB)     registers  about 80
+//   shared    2 x 2 x 16 x 68 values (35 KB)     registers  about 170
 //   barriers  one per 16 channels, two per tile
 //   bytes     the metric once per 64 sources, mostly from L2
 template <typename T, typename Acc>
@@ -111,14 +23,12 @@ __global__ __launch_bounds__(kMatchThreads,
   __shared__ Acc staged[2][2][kMatchDepth][kPitch];  // buffer, side (0: sources), channel, row
   __shared__ Acc inverse[2][kMatchTile];             // 1 / norm; 0: the slow way
   __shared__ int64_t token[2][kMatchTile];           // -1: takes no part
-  __shared__ int first_dst;
 
   const int64_t tiles = (p.part.num_src + kMatchTile - 1) / kMatchTile;
   const int64_t sample = blockIdx.x / tiles, first = blockIdx.x % tiles * kMatchTile;
   const int thread = threadIdx.x, row = thread / 4, quarter = thread % 4;
   const int across = thread % 16, down = thread / 16;
 
-  if (thread == 0) first_dst = kNoIndex;
   if (thread < kMatchTile) {
     const int64_t i = first + thread;
     const int64_t t = i < p.part.num_src ? p.part.src(sample, i) : -1;
@@ -134,9 +44,7 @@ __global__ __launch_bounds__(kMatchThreads,
     if (thread < kMatchTile) {
       const int64_t j = tile + thread;
       const int64_t t = j < p.part.num_dst ? p.part.dst(sample, j) : -1;
-      const bool usable = p.part.takes_part(sample, t);
-      token[1][thread] = usable ? t : -1;
-      if (usable) atomicMin(&first_dst, int(j));
+      token[1][thread] = p.part.takes_part(sample, t) ? t : -1;
     }
     __syncthreads();
 
@@ -210,7 +118,6 @@ __global__ __launch_bounds__(kMatchThreads,
       }
     }
   }
-  __syncthreads();
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -220,7 +127,7 @@ __global__ __launch_bounds__(kMatchThreads,
       best[i].offer(score, index);
     }
     const int64_t source = first + down * 4 + i;
-    if (across == 0 && source < p.part.num_src) write_match(p, sample, source, best[i], first_dst);
+    if (across == 0 && source < p.part.num_src) write_match(p, sample, source, best[i]);
   }
 }
 
