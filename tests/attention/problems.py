@@ -26,6 +26,10 @@ def keep_map(kind: str, shape: tuple[int, int, int, int], seed: int = 0) -> Tens
         return torch.zeros(shape, dtype=torch.bool)
     if kind == "causal":
         return (torch.arange(skv) <= torch.arange(sq)[:, None] + skv - sq).expand(shape)
+    if kind == "every block":  # as a list
+        return torch.ones(shape, dtype=torch.bool)
+    if kind == "all partial":
+        return torch.rand(shape, generator=g) < 0.4
     coarse = (*shape[:2], -(-sq // 16), -(-skv // 16))
     share = {"sparse": 0.15, "half": 0.5, "most": 0.9}[kind.removesuffix(" blocks")]
     blocks = torch.rand(coarse, generator=g) < share

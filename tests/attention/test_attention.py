@@ -13,11 +13,21 @@ from tests.numerics import EMULATED, Guarded, lay_out, same_bits
 pytestmark = pytest.mark.isa
 
 LENGTHS = [(1, 1), (17, 113), (113, 17), (203, 203)]
+KINDS = (
+    "dense",
+    "nothing",
+    "every block",
+    "all partial",
+    "causal",
+    "sparse",
+    "half blocks",
+    "most",
+)
 HEADS = {"mha": (2, 2), "gqa": (4, 2), "mqa": (3, 1)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["dense", "nothing", "causal", "sparse", "half blocks", "most"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("heads", HEADS)
 def test_masks(dtype, kind, heads):
     count, kv = HEADS[heads]

@@ -65,8 +65,7 @@ __device__ __forceinline__ float inverse_norm(const MatchParams& p, int64_t samp
   return !finite ? none : zero ? 0.f : kOdd;
 }
 
-// ---- 16-bit elements as they are
-// -----------------------------------------------------------------
+// ---- 16-bit elements as they are ----
 
 // Channels 64 `chunk` and on of `rows` tokens; asynchronous, the caller commits.
 template <typename T, typename S>
@@ -115,8 +114,7 @@ __device__ __forceinline__ void finish_squares(const float (&sum)[2], float* inv
   }
 }
 
-// ---- fp32 values as two fp16 numbers each
-// --------------------------------------------------------
+// ---- fp32 values as two fp16 numbers each ----
 
 // 8 channels of a token from c on, summed over the heads; zeros past the last.
 template <typename T>
@@ -224,8 +222,7 @@ __device__ __forceinline__ void split_rows(unsigned tile, int part_bytes, int ro
   }
 }
 
-// ---- products
-// ------------------------------------------------------------------------------------
+// ---- products ----
 
 // acc += sources . destinations over `channels` (at most 64), for a warp's 32 x 64 scores. With two
 // parts: the products of the small parts first, the product of both small ones left out.
