@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.bars import Bar, speedup
+from ..core.bars import Bar, milliseconds, speedup
 from ..core.case import Result
 from .cases import MASKS
+from .masks import FORMS
 
 
 def _at(op: str, *masks: str, dtypes: tuple[str, ...] = ()) -> Callable[[Result], bool]:
@@ -50,4 +51,6 @@ BARS = [
         speedup(), each=1),
     Bar("  bf16", _at(GRAD, "dense", dtypes=("bf16",)), speedup(), each=1.5),
     Bar("  25 % of the blocks", _at(GRAD, "25 %"), speedup(), each=3),
+    Bar("a mask of 131072 tokens", _at("block_mask", *FORMS), milliseconds, each=50, at_most=True,
+        unit=" ms"),
 ]  # fmt: skip

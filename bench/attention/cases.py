@@ -12,10 +12,12 @@ from fastops import BlockMask
 
 from ..core.case import Case
 from ..core.select import Density, Selection
+from .masks import FORMS, LENGTH
 
 SUITES = {
     "dense": "everything kept: what the kernels themselves are worth, against SDPA",
     "blocks": "random blocks at several densities, against SDPA with a mask and the own dense time",
+    "masks": "making masks of 131072 tokens in blocks of 128, which takes the blocks they keep",
     "patterns": "windows, documents and BigBird at 8192 tokens, against SDPA with a mask",
 }
 DENSE = ((1, 8, 4096, 64), (1, 4, 4096, 128))
@@ -93,3 +95,8 @@ def cases(s: Selection) -> Iterator[Case]:
                             op, suite, dtype, shape, threads=threads, device=s.device, variant=name,
                             warm=True,
                         )  # fmt: skip
+    if s.device == "cpu" and s.wants("block_mask", "masks"):
+        for name in s.pick(("causal",), tuple(FORMS), tuple(FORMS)):
+            for threads in s.pick(s.threads[-1:], s.threads, s.threads):
+                yield Case("block_mask", "masks", "int32", (LENGTH,), threads=threads,
+                           variant=name, warm=True)  # fmt: skip

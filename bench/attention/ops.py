@@ -17,9 +17,10 @@ from fastops.attention.reference import attention_reference
 from ..core.case import DTYPES, OURS, PEER, Accuracy, Case, Workload
 from ..core.pool import Pool
 from ..core.timing import Call
+from . import masks
 from .cases import MASKS, random_blocks
 
-OPS = ("attention", "attention_grad")
+OPS = ("attention", "attention_grad", "block_mask")
 
 
 class Inputs:
@@ -58,6 +59,8 @@ def _flex(inputs: Inputs) -> Callable[..., Tensor]:
 
 def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
     """Buffers and calls of a case; every candidate allocates its output."""
+    if case.op == "block_mask":
+        return masks.prepare(case)
     i = Inputs(case, pool)
     q, k, v, grad = i.tensors
     kept = MASKS[case.variant]

@@ -30,6 +30,10 @@ def extra_us(result: Result) -> float | None:
     return (result.ours.median - peer.median) * 1e6 if peer else None
 
 
+def milliseconds(result: Result) -> float:
+    return result.ours.median * 1e3
+
+
 def error_ratio(result: Result) -> float | None:
     """Our error over torch's."""
     return result.accuracy.ours / result.accuracy.peer if result.accuracy.peer else None

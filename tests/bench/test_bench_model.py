@@ -43,7 +43,7 @@ def test_every_case_has_a_floor():
     modelled = {name_of(family) for family, _ in model.models()}
     assert {case.op for case, _ in found} >= {
         op for f in FAMILIES if name_of(f) in modelled for op in f.OPS if name_of(f) != "relatives"
-    }
+    } - {"block_mask"}  # made on the CPU
     assert modelled >= {"softmax", "relatives", "nm", "merge"}
     for case, work in found:
         assert work.bytes > 0 and floor(work, H200)[0] <= floor(work, A100)[0], case.key
