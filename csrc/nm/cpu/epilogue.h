@@ -44,14 +44,30 @@ class Epilogue {
         activation_(p.activation) {}
 
   void store(int64_t row, int64_t output, int count, VecF32 sum) const {
-    if (bias_) sum = sum + VecF32::load(bias_ + output, count);
-    if (activation_ != Activation::none) sum = activate(activation_, sum);
+    sum = finished(output, count, sum);
     T* to = y_ + row * outputs_ + output;
     if (count == VecF32::size) sum.store(to);
     else sum.store(to, count);
   }
 
+#ifdef FASTOPS_AVX512
+  // The same for count <= 2 * VecF32::size outputs of bf16, in one store.
+  void store_pair(int64_t row, int64_t output, int count, VecF32 low, VecF32 high) const {
+    constexpr int kLanes = VecF32::size;
+    low = finished(output, count < kLanes ? count : kLanes, low);
+    if (count > kLanes) high = finished(output + kLanes, count - kLanes, high);
+    _mm512_mask_storeu_epi16(y_ + row * outputs_ + output,
+                             __mmask32(_bzhi_u32(~0u, unsigned(count))),
+                             (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v));
+  }
+#endif
+
  private:
+  VecF32 finished(int64_t output, int count, VecF32 sum) const {
+    if (bias_) sum = sum + VecF32::load(bias_ + output, count);
+    return activation_ == Activation::none ? sum : activate(activation_, sum);
+  }
+
   T* y_;
   const T* bias_;
   int64_t outputs_;

@@ -240,23 +240,33 @@ void pack_amx(const PackParams& p) {
   parallel_for(0, layout.blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       int32_t* source = p.source + start[b];
-      for (int64_t step = 0; step < layout.steps; ++step)
+      for (int64_t step = 0; step < layout.steps; ++step) {
+        uint32_t mask[kAmxSide] = {};  // by output
+        int32_t from[kAmxSide][kAmxSide];
         for (int64_t o = 0; o < kAmxSide; ++o) {
           const int64_t row = b * kAmxSide + o, input = step * kAmxSide;
-          uint32_t mask = 0;
-          if (row < p.weight.out) {
-            const uint8_t* indices = p.indices + row * p.weight.index_row_bytes();
-            const int64_t last = ceil_div(input + kAmxSide, m);
-            const int64_t groups = last < p.weight.groups() ? last : p.weight.groups();
-            for (int64_t q = input / m * n; q < groups * n; ++q) {
-              const int64_t i = q / n * m + stored_index(indices, q, bits, m) - input;
-              if (i < 0 || i >= kAmxSide || mask >> i) continue;  // indices rise, or are broken
-              mask |= uint32_t(1) << i;
-              *source++ = int32_t(row * kept + q);
-            }
+          if (row >= p.weight.out) continue;
+          const uint8_t* indices = p.indices + row * p.weight.index_row_bytes();
+          const int64_t last = ceil_div(input + kAmxSide, m);
+          const int64_t groups = last < p.weight.groups() ? last : p.weight.groups();
+          for (int64_t q = input / m * n; q < groups * n; ++q) {
+            const int64_t i = q / n * m + stored_index(indices, q, bits, m) - input;
+            if (i < 0 || i >= kAmxSide || mask[o] >> i) continue;  // indices rise, or are broken
+            mask[o] |= uint32_t(1) << i;
+            from[o][i] = int32_t(row * kept + q);
           }
-          masks[(b * layout.steps + step) * kAmxSide + o] = mask;
         }
+        for (int64_t line = 0; line < kAmxSide; ++line) {
+          uint32_t bits_of_line = 0;
+          for (int64_t bit = 0; bit < kAmxSide; ++bit) {
+            const int64_t o = line / 16 * 16 + bit / 2, i = line % 16 * 2 + bit % 2;
+            if (!(mask[o] >> i & 1)) continue;
+            bits_of_line |= uint32_t(1) << bit;
+            *source++ = from[o][i];
+          }
+          masks[(b * layout.steps + step) * kAmxSide + line] = bits_of_line;
+        }
+      }
       while (source < p.source + start[b + 1]) *source++ = -1;
     }
   });

@@ -119,8 +119,9 @@ struct PairLayout {
 };
 
 // ---- amx_tiles: 32 outputs by 32 inputs ------------------------------------------------------
-// structure: int64 start[blocks + 1], then uint32 [block of outputs][step of inputs][output]: bit i
-//            set where the output keeps input i of the step.
+// structure: int64 start[blocks + 1], then uint32 [block of outputs][step of inputs][half of the
+//            outputs][pair of inputs]: bit 2 o + i set where output o of the half keeps input i of
+//            the pair.
 // weights:   from start[block] on, in the order of the masks' bits. One load may reach kAmxOverhang
 //            beyond the last.
 inline constexpr int64_t kAmxSide = 32, kAmxOverhang = 32;
