@@ -17,6 +17,7 @@ using namespace fastops::cpu;
 inline constexpr int64_t kBlockBytes = 512 * 1024;  // of packed destinations
 inline constexpr int64_t kLeastSources = 128;       // of one task
 inline constexpr int64_t kFlopsPerTask = 1 << 19;   // below this a second thread does not pay
+inline constexpr int64_t kAheadBytes = 16;          // of the next sample, asked for per channel
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -46,7 +47,16 @@ class Matcher {
   explicit Matcher(const MatchParams& p) : p_(p), c_(p.channels) {
     block_ = at_least(kBlockBytes / int64_t(sizeof(S)) / at_least(c_, 1), 4 * kTile);
     block_ = at_most(block_ / kTile * kTile, at_least(p.part.num_dst, 1));
-    direct_ = __is_same(T, S) && p.heads == 1 && p.stride[3] == 1;
+    const bool dense = p.heads == 1 && p.stride[3] == 1;
+    direct_ = __is_same(T, S) && dense;
+    looks_ahead_ = dense && p.stride[2] == c_;
+  }
+
+  // The sample that comes next is asked for from now on, while others are multiplied.
+  void look_ahead(int64_t sample) {
+    if (!looks_ahead_) return;
+    ahead_ = reinterpret_cast<const char*>(token(sample, 0));
+    ahead_end_ = reinterpret_cast<const char*>(token(sample, p_.part.num_tokens));
   }
 
   // Sources [begin, end) of a sample.
@@ -221,7 +231,10 @@ class Matcher {
       index[r] = V(S(-1));
     }
     int64_t j = 0;
-    for (; j + kTile <= destinations; j += kTile) tile<R, kTile>(j, best, index);
+    for (; j + kTile <= destinations; j += kTile) {
+      tile<R, kTile>(j, best, index);
+      ahead_ = ahead_end_ - ahead_ > kAheadBytes * c_ ? ahead_ + kAheadBytes * c_ : ahead_end_;
+    }
     for (; j + 2 <= destinations; j += 2) tile<R, 2>(j, best, index);
     for (; j < destinations; ++j) tile<R, 1>(j, best, index);
     const V none(S(-1));
@@ -247,12 +260,15 @@ class Matcher {
   inline void tile(int64_t j, V (&best)[R], V (&index)[R]) const {
     const S* a = packed_src_;
     const S* b = packed_dst_ + j * c_;
+    const char* ahead = ahead_;
     V sum[D][R];
 #pragma GCC unroll 8
     for (int d = 0; d < D; ++d)
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) sum[d][r] = V(S(0));
     for (int64_t c = 0; c < c_; ++c, a += R * L) {
+      // Here, evenly spread: from loops of their own requests cost more than they gain.
+      prefetch(ahead + c * kAheadBytes);
       V lanes[R];
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) lanes[r] = V::load(a + r * L);
@@ -286,7 +302,8 @@ class Matcher {
 
   const MatchParams& p_;
   int64_t c_, block_;
-  bool direct_;
+  bool direct_, looks_ahead_;
+  const char *ahead_ = nullptr, *ahead_end_ = nullptr;
   S *packed_dst_, *packed_src_, *staged_, *best_, *index_;
   int32_t* dst_of_;
 };
@@ -305,6 +322,7 @@ void match_as(const MatchParams& p) {
     Matcher<T, V> matcher(p);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % pieces * piece;
+      if ((task + 1) % pieces == 0 && task + 1 < end) matcher.look_ahead((task + 1) / pieces);
       matcher.run(task / pieces, first, at_most(first + piece, sources));
     }
   });
