@@ -32,6 +32,9 @@ struct Kernels {
   void (*pair_matmul)(const MatmulParams&) = nullptr;
 };
 
+// How many bytes ahead a stream of weights is fetched.
+int64_t stream_ahead();
+
 // Those of fastops::cpu::active_isa().
 const Kernels& kernels();
 

@@ -25,17 +25,28 @@ const Kernels& kernels() {
 
 namespace {
 
+bool is_amd() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd");
+#else
+  return false;
+#endif
+}
+
 Bf16 bf16_abilities() {
   Bf16 can;
   can.pairs = kernels().pair_matmul;
-#if defined(__x86_64__)
-  can.fast_pairs = can.pairs && __builtin_cpu_is("amd");
-#endif
+  can.fast_pairs = can.pairs && is_amd();
   can.amx = fastops::cpu::amx_available();
   return can;
 }
 
 }  // namespace
+
+int64_t stream_ahead() {
+  static const int64_t bytes = is_amd() ? 0 : kStreamAhead;
+  return bytes;
+}
 
 Kind choose_kind(const Weight&, DType dtype, int64_t rows, bool transposed) {
   static const Bf16 bf16 = bf16_abilities();

@@ -45,6 +45,7 @@ struct Problem {
   Epilogue<bf16> epilogue;
   const int32_t* unit_at;  // by step: where its unit starts in a chunk
   int64_t chunk_units, chunks, pitch;
+  int64_t ahead;  // of the weights, in elements
 
   const bf16* weights(int64_t vector, int64_t step) const {
     return static_cast<const bf16*>(p.weights) + (vector * layout.steps + step) * 2 * kLanes;
@@ -89,7 +90,9 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
       const bf16* unit = x + q.unit_at[step];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const auto w = (__m512bh)_mm512_loadu_si512(weight[v] + step * 2 * kLanes);
+        const bf16* from = weight[v] + step * 2 * kLanes;
+        __builtin_prefetch(from + q.ahead);
+        const auto w = (__m512bh)_mm512_loadu_si512(from);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const __m512i of =
@@ -188,7 +191,8 @@ void run(const MatmulParams& p, int64_t row, int64_t rows) {
     }
   });
 
-  const Problem q{p, layout, Epilogue<bf16>(p), unit_at, chunk_units, chunks, pitch};
+  const int64_t ahead = stream_ahead() / int64_t{sizeof(bf16)};
+  const Problem q{p, layout, Epilogue<bf16>(p), unit_at, chunk_units, chunks, pitch, ahead};
   const RunRows* run_rows = kRunRows[layout.bits - 2];
   // Neighbouring vectors share an address range and, with few rows, what is loaded of x.
   const int64_t work = layout.steps * 2 * kLanes * rows;

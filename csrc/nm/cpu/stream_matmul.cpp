@@ -28,6 +28,7 @@ struct Problem {
   int64_t pitch;
   const int32_t* group;  // where the group of each kept element starts
   int64_t row;           // of y that x starts with
+  int64_t ahead;         // in elements of T
 
   const T* weights(int64_t vector) const {
     return static_cast<const T*>(p.weights) + vector * layout.kept * kLanes;
@@ -69,7 +70,9 @@ void run_vectors(const Problem<T>& q, int64_t vector) {
         const float* x = q.x + q.group[k];
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
-          const VecF32 w = VecF32::load(weight[v] + k * kLanes);
+          const T* from = weight[v] + k * kLanes;
+          __builtin_prefetch(from + q.ahead);
+          const VecF32 w = VecF32::load(from);
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r)
             sum[v][r] = fma(w, lookup<kBits>(x + r * q.pitch, index[v]), sum[v][r]);
@@ -122,7 +125,8 @@ void run(const MatmulParams& p) {
     const int64_t left = p.x.count - row;
     const int rows = int(left < kMostRows ? left : kMostRows);
     for (int r = 0; r < rows; ++r) copy_row<T>(p.x, row + r, x + r * pitch, pitch);
-    const Problem<T> problem{p, layout, Epilogue<T>(p), x, pitch, group, row};
+    const int64_t ahead = stream_ahead() / int64_t{sizeof(T)};
+    const Problem<T> problem{p, layout, Epilogue<T>(p), x, pitch, group, row, ahead};
     const int64_t grain = round_up(1 + kWorkPerTask / (layout.kept * kLanes * rows + 1), 4);
     fastops::cpu::parallel_for(0, layout.vectors, grain, [&](int64_t begin, int64_t end) {
       switch (layout.bits) {
