@@ -17,8 +17,8 @@ struct BitsOf<double> {
   using Int = int64_t;
 };
 
-// Natural logarithm: exponent, and a mantissa m in [sqrt(1/2), sqrt(2)) by the series of
-// log((1 + s) / (1 - s)), s = (m - 1) / (m + 1).
+// Natural logarithm: exponent, and that of a mantissa m in [sqrt(1/2), sqrt(2)) by its series in
+// f = m - 1 (fp32: nothing to divide), or that of log((1 + s) / (1 - s)), s = f / (m + 1).
 template <typename V>
 inline V log(V x) {
   using S = typename V::Scalar;
@@ -36,24 +36,26 @@ inline V log(V x) {
   V k;
   const Floats whole = __builtin_convertvector(exponent, Floats);
   __builtin_memcpy(&k, &whole, sizeof(V));
-  const V f = m - V(S(1)), s = f / (V(S(2)) + f), z = s * s;
-  V r;
+  const V f = m - V(S(1)), half = V(S(0.5)) * f * f;
+  const V low(S(wide ? 1.90821492927058770002e-10 : 9.0580006145e-06));
+  const V high(S(wide ? 6.93147180369123816490e-01 : 6.9313812256e-01));
   if constexpr (wide) {
     constexpr double c[] = {1.479819860511658591e-01, 1.531383769920937332e-01,
                             1.818357216161805012e-01, 2.222219843214978396e-01,
                             2.857142874366239149e-01, 3.999999999940941908e-01,
                             6.666666666666735130e-01};
-    r = V(c[0]);
+    const V s = f / (V(S(2)) + f), z = s * s;
+    V r(c[0]);
     for (int i = 1; i < 7; ++i) r = fma(r, z, V(c[i]));
+    return fma(k, high, f - (half - fma(s, fma(r, z, half), k * low)));
   } else {
-    constexpr float c[] = {0.24279078841f, 0.28498786688f, 0.40000972152f, 0.66666662693f};
-    r = V(c[0]);
-    for (int i = 1; i < 4; ++i) r = fma(r, z, V(c[i]));
+    constexpr float c[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                           -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                           2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+    V r(c[0]);
+    for (int i = 1; i < 9; ++i) r = fma(r, f, V(c[i]));
+    return fma(k, high, f - (half - fma(r * f, f * f, k * low)));
   }
-  const V half = V(S(0.5)) * f * f;
-  const V low(S(wide ? 1.90821492927058770002e-10 : 9.0580006145e-06));
-  const V high(S(wide ? 6.93147180369123816490e-01 : 6.9313812256e-01));
-  return fma(k, high, f - (half - fma(s, fma(r, z, half), k * low)));
 }
 
 // log(1 + t) for t > -1, given w = 1 + t rounded: what rounding lost matters near w = 1 only.
@@ -68,6 +70,12 @@ inline V log1p(V t) {
   return log1p(t, V(typename V::Scalar(1)) + t);
 }
 
+// |s| without the branch of a sign.
+template <typename V>
+inline V magnitude(V s) {
+  return max(s, V(typename V::Scalar(0)) - s);
+}
+
 // exp(x) - 1 for x <= 88 (VecF32), by Kahan's correction: (u - 1) x / log(u), u = exp(x).
 template <typename V>
 inline V expm1(V x) {
@@ -76,6 +84,22 @@ inline V expm1(V x) {
   const V corrected = less * x / log(u);
   return select(u == one, x, select(less == V(S(-1)), less, corrected));
 }
+
+// 1 / x for normal x to 2 ulp, where a division would cost more than what it is for.
+template <typename V>
+inline V reciprocal(V x) {
+  return V(typename V::Scalar(1)) / x;
+}
+#if defined(FASTOPS_AVX512) || defined(__AVX2__)
+inline VecF32 reciprocal(VecF32 x) {
+#if defined(FASTOPS_AVX512)
+  const VecF32 r = _mm512_rcp14_ps(x.v);
+#else
+  const VecF32 r = _mm256_rcp_ps(x.v);
+#endif
+  return fma(r, fnma(x, r, VecF32(1.f)), r);
+}
+#endif
 
 #if defined(FASTOPS_AVX512)
 inline VecF32 sqrt(VecF32 x) { return _mm512_sqrt_ps(x.v); }
@@ -123,6 +147,24 @@ inline int compress(V v, M m, typename V::Scalar* to) {
   for (unsigned bits = lane_bits(m); bits; bits &= bits - 1)
     to[count++] = lane[__builtin_ctz(bits)];
   return count;
+}
+#endif
+
+// The reverse: lane i of the result is the next element of v where bit i is set, 0 elsewhere.
+#if defined(FASTOPS_AVX512)
+inline VecF32 expand(VecF32 v, unsigned bits) {
+  return _mm512_maskz_expand_ps(__mmask16(bits), v.v);
+}
+inline VecF64 expand(VecF64 v, unsigned bits) {
+  return _mm512_maskz_expand_pd(__mmask8(bits), v.v);
+}
+#else
+template <typename V>
+inline V expand(V v, unsigned bits) {
+  typename V::Scalar from[V::size], to[V::size] = {};
+  v.store(from);
+  for (int i = 0; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = from[i++];
+  return V::load(to);
 }
 #endif
 

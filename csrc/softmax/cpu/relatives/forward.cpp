@@ -17,6 +17,7 @@ class MapForward {
     if (p_.map == Map::entmax && n_ <= kLaneRow && n_ > 1 && plain()) {
       if (p_.alpha == 2) return lane_rows<Power::linear>();
       if (p_.alpha == 1.5) return lane_rows<Power::square>();
+      if (p_.alpha > 1 && p_.alpha < 2) return lane_rows<Power::general>();
     }
     for_rows<V>(p_.shape, 3, stream_, [this](const RowCursor& cursor, S* scratch, int64_t pitch) {
       row(cursor, scratch, scratch + pitch, scratch + 2 * pitch);
@@ -26,59 +27,72 @@ class MapForward {
  private:
   // No operand but x, and rows in one piece.
   bool plain() const {
-    return !p_.target && !p_.row_alpha && !p_.mask && !p_.lengths && !p_.row_scale && !p_.causal &&
-           contiguous(p_.shape, p_.x) && contiguous(p_.shape, p_.out);
+    return p_.scale > 0 && !p_.target && !p_.row_alpha && !p_.mask && !p_.lengths &&
+           !p_.row_scale && !p_.causal && contiguous(p_.shape, p_.x) &&
+           contiguous(p_.shape, p_.out);
   }
 
   template <Power kPower>
   void lane_rows() const {
-    const int64_t rows = p_.shape.rows, groups = (rows + V::size - 1) / V::size;
-    const int64_t room = LaneRows<V, kPower>::room(n_), pitch = padded<V>(n_);
-    parallel_for(0, groups, rows_per_task(n_ * V::size), [&](int64_t begin, int64_t end) {
-      S* scratch = static_cast<S*>(thread_scratch(size_t(room + 3 * pitch) * sizeof(S)));
-      RowCursor cursor(p_.shape, begin * V::size);
-      for (int64_t g = begin; g < end; ++g) {
-        const int64_t left = rows - g * V::size;
-        RowCursor again = cursor;
-        const unsigned solved = lane_group<kPower>(cursor, int(left < V::size ? left : V::size),
-                                                   LaneRows<V, kPower>(scratch, n_));
-        S* spare = scratch + room;
-        for (int r = 0; r < V::size && r < left; ++r, again.next())
-          if (!(solved >> r & 1)) row(again, spare, spare + pitch, spare + 2 * pitch);
-      }
-      if (stream_) store_fence();
-    });
+    using Lanes = LaneRows<V, kPower>;
+    const int64_t rows = p_.shape.rows, room = Lanes::room(n_), pitch = padded<V>(n_);
+    const int most = Lanes::groups(n_);
+    const int64_t at_once = most * V::size;
+    parallel_for(
+        0, (rows + at_once - 1) / at_once, rows_per_task(n_ * at_once),
+        [&](int64_t begin, int64_t end) {
+          S* scratch = static_cast<S*>(thread_scratch(size_t(most * room + 3 * pitch) * sizeof(S)));
+          Lanes lanes[kLaneGroups];
+          for (int g = 0; g < most; ++g) lanes[g] = Lanes(scratch + g * room, n_, p_.alpha);
+          S* spare = scratch + most * room;
+          RowCursor cursor(p_.shape, begin * at_once);
+          for (int64_t first = begin * at_once; first < rows && first < end * at_once;
+               first += at_once)
+            lane_groups(cursor, rows - first < at_once ? rows - first : at_once, lanes, spare);
+          if (stream_) store_fence();
+        });
   }
 
-  // Of `count` rows from the cursor on, which it moves; returns which are done, bit by bit.
-  template <Power kPower>
-  unsigned lane_group(RowCursor& cursor, int count, LaneRows<V, kPower> lanes) const {
-    int64_t from[V::size], to[V::size];
-    for (int r = 0; r < V::size; ++r) {  // those that a last group lacks: from another row
+  // `count` rows from the cursor on, which it moves.
+  template <typename Lanes>
+  void lane_groups(RowCursor& cursor, int64_t count, Lanes* lanes, S* spare) const {
+    int64_t from[kLaneGroups * V::size], to[kLaneGroups * V::size];
+    RowCursor again = cursor;
+    const int groups = int((count + V::size - 1) / V::size);
+    for (int64_t r = 0; r < groups * V::size; ++r) {  // what a last group lacks: from another row
       from[r] = r < count ? cursor.offset(p_.x.row_stride) : from[0];
-      if (r >= count) continue;
-      to[r] = cursor.offset(p_.out.row_stride);
-      cursor.next();
+      to[r] = r < count ? cursor.offset(p_.out.row_stride) : 0;
+      if (r < count) cursor.next();
     }
-    unsigned solved = 0;
+    unsigned solved[kLaneGroups];
     with_float(p_.x.dtype, [&](auto t) {
       using T = decltype(t);
-      const T* x[V::size];
-      for (int r = 0; r < V::size; ++r) x[r] = static_cast<const T*>(p_.x.data) + from[r];
-      solved = lane_bits(lanes.read(x, S(p_.scale)));
+      for (int g = 0; g < groups; ++g) {
+        const T* x[V::size];
+        for (int r = 0; r < V::size; ++r)
+          x[r] = static_cast<const T*>(p_.x.data) + from[g * V::size + r];
+        solved[g] = lane_bits(lanes[g].read(x, S(p_.scale)));
+      }
     });
-    lanes.solve();
+    Lanes::solve(lanes, groups);
     with_float(p_.out.dtype, [&](auto t) {
       using T = decltype(t);
-      T* out[V::size];
-      uintptr_t addresses = 0;
-      for (int r = 0; r < count; ++r) {
-        out[r] = static_cast<T*>(p_.out.data) + to[r];
-        addresses |= reinterpret_cast<uintptr_t>(out[r]);
+      for (int g = 0; g < groups; ++g) {
+        const int64_t left = count - g * V::size;
+        T* out[V::size];
+        uintptr_t addresses = 0;
+        for (int r = 0; r < V::size && r < left; ++r) {
+          out[r] = static_cast<T*>(p_.out.data) + to[g * V::size + r];
+          addresses |= reinterpret_cast<uintptr_t>(out[r]);
+        }
+        lanes[g].write(out, int(left < V::size ? left : V::size),
+                       stream_ && sizeof(T) * V::size == 64 && addresses % 64 == 0);
       }
-      lanes.write(out, count, stream_ && sizeof(T) * V::size == 64 && addresses % 64 == 0);
     });
-    return solved;
+    const int64_t pitch = padded<V>(n_);
+    for (int64_t r = 0; r < count; ++r, again.next())
+      if (!(solved[r / V::size] >> (r % V::size) & 1))
+        row(again, spare, spare + pitch, spare + 2 * pitch);
   }
 
   void row(const RowCursor& cursor, S* s, S* spare, S* top_values) const {

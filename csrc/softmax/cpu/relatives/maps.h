@@ -31,12 +31,6 @@ constexpr V nan_of() {
   return V(typename V::Scalar(__builtin_nanf("")));
 }
 
-// |s| without the branch of a sign.
-template <typename V>
-inline V magnitude(V s) {
-  return max(s, V(typename V::Scalar(0)) - s);
-}
-
 // exp(s - c) - exp(-c) with c = max(m, 0). Near 0 the difference would lose what expm1 keeps.
 template <typename V>
 struct Softpick {

@@ -5,6 +5,7 @@
 // reaches that bound, little more than k elements for most rows, is ranked one against all.
 #include "softmax/cpu/relatives/kernels.h"
 #include "softmax/cpu/relatives/rows.h"
+#include "softmax/cpu/relatives/topk_lanes.h"
 
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
@@ -22,6 +23,7 @@ class Topk {
   explicit Topk(const TopkParams& p) : p_(p), n_(p.shape.n), k_(p.k) {}
 
   void forward() const {
+    if (lanes()) return;
     // Scores, tops, then per candidate its score and its place in the row.
     for_rows<V>(p_.shape, 4, false, [this](const RowCursor& at, S* scratch, int64_t pitch) {
       row(at, scratch, scratch + pitch, {scratch + 2 * pitch, scratch + 3 * pitch});
@@ -34,6 +36,26 @@ class Topk {
   }
 
  private:
+  // Whether topk_lanes.h could take the rows, and has.
+  bool lanes() const {
+    if (!can_lanes(p_)) return false;
+    const auto general = [this](const RowCursor& at) {
+      const int64_t pitch = padded<V>(n_);
+      S* scratch = static_cast<S*>(thread_scratch(size_t(4 * pitch) * sizeof(S)));
+      row(at, scratch, scratch + pitch, {scratch + 2 * pitch, scratch + 3 * pitch});
+    };
+    return with_float(p_.x.dtype, [&](auto t) {
+      using T = decltype(t);
+      // fp64 from fp64, fp32 from the rest: half as many kernels as there are pairs.
+      if constexpr ((sizeof(T) == 8) == (sizeof(S) == 8)) {
+        TopkLanes<V, T>(p_).run(general);
+        return true;
+      } else {
+        return false;
+      }
+    });
+  }
+
   // What may be among the k greatest, by rising index.
   struct Candidates {
     S* score;
