@@ -47,6 +47,8 @@ template <typename F, int R>
 class Tile {
  protected:
   static constexpr int W = R * L;
+  // Weights are rounded to bf16 before they are multiplied: 8.6e-5 is enough there.
+  static constexpr int kDegree = F::paired ? 3 : 5;
 
   explicit Tile(const BackwardPlan& plan) : plan_(plan), p_(plan.p) {
     for (int pass = 0; pass < 2; ++pass) {
@@ -69,23 +71,65 @@ class Tile {
     return row_at(t, p_.dtype, batch_, head, row);
   }
 
-  // What a segment is filled up with is 0.
-  void pad(const Segment& s, float* rows) const {
-    clear(rows + (s.at + s.count) * W, (round_up(s.count, F::pad) - s.count) * W);
+  // Products become P = 2^(scale * product + shift(n, r)), in pairs too where those are wanted.
+  template <typename Shift>
+  void weights(float* rows, int64_t count, float* pairs, const Shift& shift) const {
+    const VecF32 scale(p_.scale * kLog2eF);
+    by_pairs(count, pairs, [&](int64_t n, int r) {
+      float* at = rows + n * W + r * L;
+      const VecF32 p = exp2_weight<kDegree>(fma(VecF32::load(at), scale, shift(n, r)));
+      p.store(at);
+      return p;
+    });
   }
 
-  // Rows of fp32 as the products over rows take them.
-  static const float* factors(const float* rows, int64_t count, float* pairs) {
-    if (!F::paired) return rows;
-    for (int64_t n = 0; n < count; n += 2) {
-      VecF32 even[R], odd[R];
-      for (int r = 0; r < R; ++r) {
-        even[r] = VecF32::load(rows + n * W + r * L);
-        odd[r] = VecF32::load(rows + (n + 1) * W + r * L);
-      }
-      pair_rows<R>(even, odd, pairs + n / 2 * W);
+  // The same where a mask leaves elements out; lanes(n) has a bit for each lane.
+  template <typename Shift, typename Lanes>
+  void weights(float* rows, int64_t count, float* pairs, const Shift& shift,
+               const Lanes& lanes) const {
+    weights(rows, count, nullptr, shift);
+    by_pairs(count, pairs, [&](int64_t n, int r) {
+      float* at = rows + n * W + r * L;
+      const VecF32 p = select(mask_of_bits(lanes(n) >> (r * L)), VecF32::load(at), VecF32(0.f));
+      p.store(at);
+      return p;
+    });
+  }
+
+  // Products with grad_out (or v) become dS = P * (product - delta(n, r)).
+  template <typename Delta>
+  void derivatives(const float* p, float* rows, int64_t count, float* pairs, VecF32* total,
+                   const Delta& delta) const {
+    const auto derivative = [&](int64_t n, int r) {
+      float* at = rows + n * W + r * L;
+      const VecF32 ds = VecF32::load(p + n * W + r * L) * (VecF32::load(at) - delta(n, r));
+      if (!F::paired || total) ds.store(at);
+      return ds;
+    };
+    by_pairs(count, pairs, derivative);
+    if (!total) return;
+    for (int64_t n = 0; n < count; ++n)
+      for (int r = 0; r < R; ++r) total[r] = total[r] + VecF32::load(rows + n * W + r * L);
+  }
+
+  // row(n, r) for every n < count; what it gives also in pairs, zeros up to F::pad rows.
+  template <typename Row>
+  static void by_pairs(int64_t count, float* pairs, const Row& row) {
+    VecF32 even[R], odd[R];
+    int64_t n = 0;
+    for (; n + 2 <= count; n += 2) {
+      for (int r = 0; r < R; ++r) even[r] = row(n, r);
+      for (int r = 0; r < R; ++r) odd[r] = row(n + 1, r);
+      if (F::paired && pairs) pair_rows<R>(even, odd, pairs + n / 2 * W);
     }
-    return pairs;
+    if (n < count) {
+      for (int r = 0; r < R; ++r) even[r] = row(n, r);
+      for (int r = 0; r < R; ++r) odd[r] = VecF32(0.f);
+      if (F::paired && pairs) pair_rows<R>(even, odd, pairs + n / 2 * W);
+      n += 2;
+    }
+    if (F::paired && pairs)
+      for (; n < round_up(count, F::pad); n += 2) clear(pairs + n / 2 * W, W);
   }
 
   const BackwardPlan& plan_;
@@ -101,8 +145,8 @@ class Tile {
 template <typename F, int R>
 class Queries : Tile<F, R> {
   using Base = Tile<F, R>;
-  using Base::W, Base::plan_, Base::p_, Base::first_, Base::second_, Base::p_rows_, Base::ds_pairs_,
-      Base::head_sums_, Base::batch_;
+  using Base::W, Base::plan_, Base::p_, Base::first_, Base::second_, Base::p_rows_, Base::ds_rows_,
+      Base::ds_pairs_, Base::head_sums_, Base::batch_;
 
  public:
   explicit Queries(const BackwardPlan& plan) : Base(plan) {}
@@ -136,7 +180,7 @@ class Queries : Tile<F, R> {
     Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_kv, p_.mask.block_kv);
     while (chunks.next()) {
       for (int64_t i = 0; i < chunks.count; ++i) derive(chunks.segments[i], in_block, count);
-      const float* ds = Base::factors(p_rows_, chunks.rows, ds_pairs_);
+      const float* ds = F::paired ? ds_pairs_ : ds_rows_;
       sums<F, R>(k_sums_, plan_.k_sums.step, chunks.segments, chunks.count, ds, p_.head_dim,
                  [&](int64_t n, const VecF32(&sum)[R]) { add<R>(head_sums_ + n * W, sum); });
     }
@@ -148,37 +192,23 @@ class Queries : Tile<F, R> {
 
   // dS of a segment.
   void derive(const Segment& s, int64_t in_block, int64_t count) {
-    float* rows = p_rows_ + s.at * W;
+    float *p = p_rows_ + s.at * W, *ds = ds_rows_ + s.at * W;
+    dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, first_, F::depth(p_.head_dim), p,
+               AsIs());
     alignas(64) float bias[kChunk];
     load_bias(p_, batch_, head_, s.first, s.count, bias);
-    const VecF32 scale(p_.scale * kLog2eF);
-    dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, first_, F::depth(p_.head_dim),
-               [&](int64_t n, const VecF32(&sum)[R]) {
-                 for (int r = 0; r < R; ++r)
-                   (fma(sum[r], scale, VecF32(bias[n]))).store(rows + n * W + r * L);
-               });
-    for (int64_t n = 0; n < s.count; ++n)
-      for (int r = 0; r < R; ++r) {
-        float* at = rows + n * W + r * L;
-        exp2(VecF32::load(at) - lse_[r]).store(at);
-      }
+    const auto shift = [&](int64_t n, int r) { return VecF32(bias[n]) - lse_[r]; };
     if (s.bits) {
       uint32_t lanes[kChunk];
       lane_masks(s, p_.mask.block_kv, in_block, count, lanes);
-      for (int64_t n = 0; n < s.count; ++n)
-        for (int r = 0; r < R; ++r) {
-          float* at = rows + n * W + r * L;
-          select(mask_of_bits(lanes[n] >> (r * L)), VecF32::load(at), VecF32(0.f)).store(at);
-        }
+      this->weights(p, s.count, nullptr, shift, [&](int64_t n) { return lanes[n]; });
+    } else {
+      this->weights(p, s.count, nullptr, shift);
     }
     dots<F, R>(v_ + s.first * plan_.v.step, plan_.v.step, s.count, second_, F::depth(p_.value_dim),
-               [&](int64_t n, const VecF32(&sum)[R]) {
-                 for (int r = 0; r < R; ++r) {
-                   float* at = rows + n * W + r * L;
-                   (VecF32::load(at) * (sum[r] - delta_[r])).store(at);
-                 }
-               });
-    this->pad(s, p_rows_);
+               ds, AsIs());
+    this->derivatives(p, ds, s.count, ds_pairs_ + s.at / 2 * W, nullptr,
+                      [&](int64_t, int r) { return delta_[r]; });
   }
 
   VecF32 lse_[R], delta_[R];
@@ -245,8 +275,8 @@ class Keys : Tile<F, R> {
     while (chunks.next()) {
       for (int64_t i = 0; i < chunks.count; ++i)
         derive(chunks.segments[i], rows + chunks.segments[i].first, in_block);
-      const float* p = Base::factors(p_rows_, chunks.rows, p_pairs_);
-      const float* ds = Base::factors(ds_rows_, chunks.rows, ds_pairs_);
+      const float* p = F::paired ? p_pairs_ : p_rows_;
+      const float* ds = F::paired ? ds_pairs_ : ds_rows_;
       if (p_.grad_v.data)
         sums<F, R>(plan_.grad_out_sums.of(batch_, head), plan_.grad_out_sums.step, chunks.segments,
                    chunks.count, p, p_.value_dim,
@@ -271,37 +301,23 @@ class Keys : Tile<F, R> {
       const int lanes = int(at_most(s.count - n, L));
       base2(VecF32::load(p_.lse + row + n, lanes)).store(lse + n);
     }
-    const VecF32 scale(p_.scale * kLog2eF);
-    dots<F, R>(q_ + s.first * plan_.q.step, plan_.q.step, s.count, first_, F::depth(p_.head_dim),
-               [&](int64_t n, const VecF32(&sum)[R]) {
-                 for (int r = 0; r < R; ++r) fma(sum[r], scale, bias_[r]).store(p + n * W + r * L);
-               });
-    for (int64_t n = 0; n < s.count; ++n)
-      for (int r = 0; r < R; ++r) {
-        float* at = p + n * W + r * L;
-        exp2(VecF32::load(at) - VecF32(lse[n])).store(at);
-      }
+    dots<F, R>(q_ + s.first * plan_.q.step, plan_.q.step, s.count, first_, F::depth(p_.head_dim), p,
+               AsIs());
+    float* pairs = p_pairs_ + s.at / 2 * W;
+    const auto shift = [&](int64_t n, int r) { return bias_[r] - VecF32(lse[n]); };
     if (s.bits) {
-      for (int64_t n = 0; n < s.count; ++n) {
-        const uint32_t lanes = row_bits(s.bits, (s.in_block + n) * p_.mask.block_kv + in_block,
-                                        at_most(p_.mask.block_kv, W));
-        for (int r = 0; r < R; ++r) {
-          float* at = p + n * W + r * L;
-          select(mask_of_bits(lanes >> (r * L)), VecF32::load(at), VecF32(0.f)).store(at);
-        }
-      }
+      this->weights(p, s.count, pairs, shift, [&](int64_t n) {
+        return row_bits(s.bits, (s.in_block + n) * p_.mask.block_kv + in_block,
+                        at_most(p_.mask.block_kv, W));
+      });
+    } else {
+      this->weights(p, s.count, pairs, shift);
     }
     dots<F, R>(grad_out_ + s.first * plan_.grad_out.step, plan_.grad_out.step, s.count, second_,
-               F::depth(p_.value_dim), [&](int64_t n, const VecF32(&sum)[R]) {
-                 const VecF32 delta(p_.delta[row + n]);
-                 for (int r = 0; r < R; ++r) {
-                   const VecF32 v = VecF32::load(p + n * W + r * L) * (sum[r] - delta);
-                   v.store(ds + n * W + r * L);
-                   bias_sum_[r] = bias_sum_[r] + v;
-                 }
-               });
-    this->pad(s, p_rows_);
-    this->pad(s, ds_rows_);
+               F::depth(p_.value_dim), ds, AsIs());
+    this->derivatives(p, ds, s.count, ds_pairs_ + s.at / 2 * W,
+                      p_.grad_key_bias ? bias_sum_ : nullptr,
+                      [&](int64_t n, int) { return VecF32(p_.delta[row + n]); });
   }
 
   VecF32 bias_[R], bias_sum_[R];
@@ -313,6 +329,7 @@ void run_form(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
 #ifdef __AMX_BF16__
   const MatrixRegisters registers;
 #endif
+  const FlushDenormals flushed;
   const auto drain = [&](auto part) {
     for (Task task; next_task(queue, task);) part.run(task);
   };

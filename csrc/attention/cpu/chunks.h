@@ -4,7 +4,7 @@
 
 #include "attention/cpu/lists.h"
 #include "attention/cpu/tiles.h"
-#include "cpu/exp.h"
+#include "cpu/exp_weight.h"
 
 namespace fastops::attention::cpu::FASTOPS_ISA {
 namespace {

@@ -16,11 +16,15 @@ template <typename F, int R>
 class Forward {
   static constexpr int W = R * L;
   static constexpr int64_t kChunk = F::chunk;
-  // Weights are rounded to bf16 before they are multiplied: 1.5e-4 is enough there.
+  // Weights are rounded to bf16 before they are multiplied: 8.6e-5 is enough there.
   static constexpr int kDegree = F::paired ? 3 : 5;
 
  public:
-  explicit Forward(const ForwardPlan& plan) : plan_(plan), p_(plan.p) {
+  explicit Forward(const ForwardPlan& plan)
+      : plan_(plan),
+        p_(plan.p),
+        biased_(p_.key_bias || !(p_.scale > 0)),
+        unit_(biased_ ? 1.f : p_.scale * kLog2eF) {
     const int64_t depth = F::depth(p_.head_dim);
     const int64_t each = depth + p_.value_dim;
     float* at = static_cast<float*>(
@@ -91,39 +95,68 @@ class Forward {
                });
   }
 
-  // The scores of a segment in units of log 2, and their maximum.
+  // The scores of a segment, in units of 1 / unit_, and their maximum.
   void score(const Tile& t, const Chunks<F, kChunk>& chunks, const Segment& s, VecF32 (&most)[R],
              bool first) {
-    alignas(64) float bias[128];
-    load_bias(p_, batch_, head_, s.first, s.count, bias);
     float* to = scores_ + s.at * W;
-    VecF32 kept[R];
-    for (int r = 0; r < R; ++r) kept[r] = most[r];
-    const VecF32 scale(p_.scale * kLog2eF);
-    dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, t.queries, F::depth(p_.head_dim),
-               [&](int64_t n, const VecF32(&sum)[R]) {
-                 if (first) prefetch_row(chunks.upcoming(s.at + n));
-                 for (int r = 0; r < R; ++r) {
-                   const VecF32 score = fma(sum[r], scale, VecF32(bias[n]));
-                   score.store(to + n * W + r * L);
-                   most[r] = max(score, most[r]);
-                 }
-               });
-    if (s.bits) {
-      for (int r = 0; r < R; ++r) most[r] = kept[r];
+    VecF32 high[R];
+    for (int r = 0; r < R; ++r) high[r] = most[r];
+    const auto product = [&](const auto& done) {
+      dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, t.queries,
+                 F::depth(p_.head_dim), to, done);
+    };
+    const bool masked = s.bits != nullptr;
+    if (biased_) {
+      alignas(64) float bias[128];
+      load_bias(p_, batch_, head_, s.first, s.count, bias);
+      const VecF32 scale(p_.scale * kLog2eF);
+      product([&](int64_t n, int r, VecF32 sum) {
+        if (first && r == 0) prefetch_row(chunks.upcoming(s.at + n));
+        const VecF32 score = fma(sum, scale, VecF32(bias[n]));
+        high[r] = max(score, high[r]);
+        return score;
+      });
+    } else if (F::stored) {
+      product(AsIs());
+      for (int64_t n = 0; first && n < s.count; ++n) prefetch_row(chunks.upcoming(s.at + n));
+      if (!masked) highest(to, s.count, high);
+    } else {
+      product([&](int64_t n, int r, VecF32 sum) {
+        if (first && r == 0) prefetch_row(chunks.upcoming(s.at + n));
+        high[r] = max(sum, high[r]);
+        return sum;
+      });
+    }
+    if (masked) {
       uint32_t lanes[128];
       lane_masks(s, p_.mask.block_kv, t.in_block, t.count, lanes);
       for (int64_t n = 0; n < s.count; ++n)
         for (int r = 0; r < R; ++r) {
           float* at = to + n * W + r * L;
-          const VecF32 score =
-              select(mask_of_bits(lanes[n] >> (r * L)), VecF32::load(at), VecF32(-kInf));
-          score.store(at);
-          most[r] = max(score, most[r]);
+          select(mask_of_bits(lanes[n] >> (r * L)), VecF32::load(at), VecF32(-kInf)).store(at);
         }
+      for (int r = 0; r < R; ++r) high[r] = most[r];
+      highest(to, s.count, high);
     }
+    for (int r = 0; r < R; ++r) most[r] = high[r];
     for (int64_t i = s.count * W; i < round_up(s.count, F::pad) * W; i += L)
       VecF32(-kInf).store(to + i);
+  }
+
+  // Two rows at a time: a maximum waits for the one before.
+  static void highest(const float* rows, int64_t count, VecF32 (&most)[R]) {
+    VecF32 other[R];
+    for (int r = 0; r < R; ++r) other[r] = VecF32(-kInf);
+    int64_t n = 0;
+    for (; n + 2 <= count; n += 2)
+      for (int r = 0; r < R; ++r) {
+        most[r] = max(VecF32::load(rows + n * W + r * L), most[r]);
+        other[r] = max(VecF32::load(rows + (n + 1) * W + r * L), other[r]);
+      }
+    for (int r = 0; r < R; ++r) {
+      if (n < count) most[r] = max(VecF32::load(rows + n * W + r * L), most[r]);
+      most[r] = max(other[r], most[r]);
+    }
   }
 
   // Of the next chunk, spread over the work on this one: listed blocks are anywhere, which no
@@ -139,20 +172,22 @@ class Forward {
 
   // Scores become their exponentials, relative to the new maximum.
   void exponentials(Tile& t, int64_t rows, const VecF32 (&most)[R], VecF32 (&alpha)[R]) {
+    constexpr int together = F::paired ? 2 : 1;
+    const VecF32 unit(unit_);
     VecF32 shift[R], sum[R];
     for (int r = 0; r < R; ++r) {
       // Nothing kept so far: any finite shift gives zeros.
-      shift[r] = select(most[r] == VecF32(-kInf), VecF32(0.f), most[r]);
-      alpha[r] = exp2(t.most[r] - shift[r]);
+      shift[r] = VecF32(0.f) - select(most[r] == VecF32(-kInf), VecF32(0.f), most[r] * unit);
+      alpha[r] = exp2(fma(t.most[r], unit, shift[r]));
       t.most[r] = most[r];
       sum[r] = VecF32(0.f);
     }
-    for (int64_t n = 0; n < rows; n += F::paired ? 2 : 1) {
+    for (int64_t n = 0; n < rows; n += together) {
       VecF32 p[2][R];
-      for (int i = 0; i < (F::paired ? 2 : 1); ++i)
+      for (int i = 0; i < together; ++i)
         for (int r = 0; r < R; ++r) {
           float* at = scores_ + (n + i) * W + r * L;
-          p[i][r] = exp2<kDegree>(VecF32::load(at) - shift[r]);
+          p[i][r] = exp2_weight<kDegree>(fma(VecF32::load(at), unit, shift[r]));
           sum[r] = sum[r] + p[i][r];
           if (!F::paired) p[i][r].store(at);
         }
@@ -166,9 +201,9 @@ class Forward {
     float* lse = p_.lse + (batch_ * p_.heads + head_) * p_.seq_q + t.query;
     for (int r = 0; r < R; ++r) {
       const VecF32 sink(p_.sinks ? p_.sinks[head_] * kLog2eF : -kInf);
-      const VecF32 most = max(t.most[r], sink);
+      const VecF32 kept = t.most[r] * VecF32(unit_), most = max(kept, sink);
       const VecF32 shift = select(most == VecF32(-kInf), VecF32(0.f), most);
-      const VecF32 before = exp2(t.most[r] - shift);
+      const VecF32 before = exp2(kept - shift);
       const VecF32 total = fma(t.total[r], before, exp2(sink - shift));
       const auto empty = total == VecF32(0.f);
       factor[r] = select(empty, VecF32(0.f), before / total);
@@ -183,6 +218,8 @@ class Forward {
 
   const ForwardPlan& plan_;
   const ForwardParams& p_;
+  bool biased_;  // scores are scaled where they are made; else where their exponentials are
+  float unit_;   // of scores, in log 2
   float *scores_, *pairs_;
   Tile tiles_[kTiles];
   int64_t batch_ = 0, head_ = 0;
@@ -194,6 +231,7 @@ void run(const ForwardPlan& plan, TaskQueue& queue) {
 #ifdef __AMX_BF16__
   const MatrixRegisters registers;
 #endif
+  const FlushDenormals flushed;
   Forward<F, R> forward(plan);
   for (Task task; next_task(queue, task);) forward.run(task);
 }

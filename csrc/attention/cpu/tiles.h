@@ -24,7 +24,7 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // What 4 bytes of a factor are, and how many rows of weights a sum over rows takes at once.
 struct Singles {
-  static constexpr bool paired = false;
+  static constexpr bool paired = false, stored = false;
   static constexpr int pad = 1;
   static constexpr int chunk = 64;  // rows of scores at a time, of the forward
   static int64_t depth(int64_t channels) { return channels; }
@@ -33,7 +33,7 @@ struct Singles {
 };
 #ifdef FASTOPS_AVX512
 struct Pairs {
-  static constexpr bool paired = true;
+  static constexpr bool paired = true, stored = false;
   static constexpr int pad = 2;
   static constexpr int chunk = 128;
   static int64_t depth(int64_t channels) { return ceil_div(channels, 2); }
@@ -97,18 +97,25 @@ struct Segment {
   const uint32_t* bits;  // nullptr: all elements are kept
 };
 
-// done(n, sums) for every n < count: the product of `lanes`, `depth` vectors long, with row n of
-// `each`, rows `step` bytes apart.
+// What dots() leaves of its sums as they are.
+struct AsIs {
+  VecF32 operator()(int64_t, int, VecF32 sum) const { return sum; }
+};
+
+// to[n][r] = done(n, r, sum) for every n < count, where sum is the product of `lanes`, `depth`
+// vectors long, with row n of `each`, rows `step` bytes apart. `to` has room for F::pad rows more.
 template <typename F, int R, typename Done>
 inline void dots(const char* each, int64_t step, int64_t count, const float* lanes, int64_t depth,
-                 const Done& done) {
+                 float* to, const Done& done) {
   int64_t n = 0;
   const auto tile = [&]<int N>() {
     VecF32 sum[N][R];
     clear(sum);
     multiply<F, N, R>(each + n * step, step, 4, lanes, depth, sum);
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) done(n + i, sum[i]);
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) done(n + i, r, sum[i][r]).store(to + ((n + i) * R + r) * L);
     n += N;
   };
   tiles<R>(count, tile);
@@ -140,7 +147,7 @@ inline void sums(const char* each, int64_t step, const Segment* segments, int64_
 // broadcast side is read as rows of 64 bytes; for sums over rows, 32 rows (or 16, then zeros) lie
 // turned, channel by channel.
 struct Matrix {
-  static constexpr bool paired = true;
+  static constexpr bool paired = true, stored = true;  // stored: sums reach no vector register
   static constexpr int pad = 32;
   static constexpr int chunk = 256;
   static int64_t depth(int64_t channels) { return round_up(channels, 32) / 2; }
@@ -201,13 +208,12 @@ struct MatrixStep {
 template <typename F, int R, typename Done>
   requires __is_same
 (F, Matrix) inline void dots(const char* each, int64_t step, int64_t count, const float* lanes,
-                             int64_t depth, const Done& done) {
-  alignas(64) float sums[32 * R * L];
-  alignas(64) char tail[32][2 * kMostChannels];
+                             int64_t depth, float* to, const Done& done) {
   for (int64_t n = 0; n < count; n += 32) {
     const int64_t rows = at_most(count - n, 32);
     const char* first = each + n * step;
     int64_t row_bytes = step;
+    alignas(64) char tail[32][2 * kMostChannels];
     if (rows % 16) {  // what follows may not be ours to read
       for (int64_t i = 0; i < rows; ++i)
         __builtin_memcpy(tail[i], first + i * step, size_t(depth) * 4);
@@ -218,13 +224,15 @@ template <typename F, int R, typename Done>
       return MatrixStep{first + 64 * k, first + 16 * row_bytes + 64 * k, row_bytes,
                         lanes + k * 16 * R * L};
     };
-    if (rows > 16) multiply_matrix<2, R>(depth / 16, at, sums);
-    else multiply_matrix<1, R>(depth / 16, at, sums);
-    for (int64_t i = 0; i < rows; ++i) {
-      VecF32 sum[R];
-      for (int r = 0; r < R; ++r) sum[r] = VecF32::load(sums + (i * R + r) * L);
-      done(n + i, sum);
-    }
+    if (rows > 16) multiply_matrix<2, R>(depth / 16, at, to + n * R * L);
+    else multiply_matrix<1, R>(depth / 16, at, to + n * R * L);
+  }
+  if constexpr (!__is_same(Done, AsIs)) {
+    for (int64_t n = 0; n < count; ++n)
+      for (int r = 0; r < R; ++r) {
+        float* row = to + (n * R + r) * L;
+        done(n, r, VecF32::load(row)).store(row);
+      }
   }
 }
 
