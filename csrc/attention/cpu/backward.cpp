@@ -10,10 +10,8 @@ namespace {
 
 constexpr int64_t kChunk = 64;  // rows of scores at a time: there are two such tiles
 
-// lse in units of log 2; of an empty row +inf, which makes its weights 0.
-inline VecF32 base2(VecF32 lse) {
-  return select(lse == VecF32(-kInf), VecF32(kInf), lse * VecF32(kLog2eF));
-}
+// lse; of an empty row +inf, which makes its weights 0.
+inline VecF32 or_empty(VecF32 lse) { return select(lse == VecF32(-kInf), VecF32(kInf), lse); }
 
 inline void clear(float* to, int64_t count) {
   for (int64_t i = 0; i < count; i += L) VecF32(0.f).store(to + i);
@@ -48,7 +46,7 @@ class Tile {
  protected:
   static constexpr int W = R * L;
   // Weights are rounded to bf16 before they are multiplied: 8.6e-5 is enough there.
-  static constexpr int kDegree = F::paired ? 3 : 5;
+  static constexpr int kDegree = F::paired ? 3 : 6;
 
   explicit Tile(const BackwardPlan& plan) : plan_(plan), p_(plan.p) {
     for (int pass = 0; pass < 2; ++pass) {
@@ -71,13 +69,14 @@ class Tile {
     return row_at(t, p_.dtype, batch_, head, row);
   }
 
-  // Products become P = 2^(scale * product + shift(n, r)), in pairs too where those are wanted.
+  // Products become P = exp(scale * product + shift(n, r)), in pairs too where those are wanted.
+  // Only the difference, which is small where P matters, is brought to base 2.
   template <typename Shift>
   void weights(float* rows, int64_t count, float* pairs, const Shift& shift) const {
-    const VecF32 scale(p_.scale * kLog2eF);
+    const VecF32 scale(p_.scale), base(kLog2eF);
     by_pairs(count, pairs, [&](int64_t n, int r) {
       float* at = rows + n * W + r * L;
-      const VecF32 p = exp2_weight<kDegree>(fma(VecF32::load(at), scale, shift(n, r)));
+      const VecF32 p = exp2_weight<kDegree>(fma(VecF32::load(at), scale, shift(n, r)) * base);
       p.store(at);
       return p;
     });
@@ -173,7 +172,7 @@ class Queries : Tile<F, R> {
     const int64_t row = (batch_ * p_.heads + head_) * p_.seq_q + query;
     for (int r = 0; r < R; ++r) {
       const int lanes = int(clamp(count - r * L, 0, L));
-      lse_[r] = base2(VecF32::load(p_.lse + row + r * L, lanes));
+      lse_[r] = or_empty(VecF32::load(p_.lse + row + r * L, lanes));
       delta_[r] = VecF32::load(p_.delta + row + r * L, lanes);
     }
     clear(head_sums_, p_.head_dim * W);
@@ -196,7 +195,7 @@ class Queries : Tile<F, R> {
     dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, first_, F::depth(p_.head_dim), p,
                AsIs());
     alignas(64) float bias[kChunk];
-    load_bias(p_, batch_, head_, s.first, s.count, bias);
+    load_bias(p_, batch_, head_, s.first, s.count, 1.f, bias);
     const auto shift = [&](int64_t n, int r) { return VecF32(bias[n]) - lse_[r]; };
     if (s.bits) {
       uint32_t lanes[kChunk];
@@ -263,7 +262,7 @@ class Keys : Tile<F, R> {
   void of_head(int64_t head, int64_t list_index, int64_t key, int64_t in_block, int64_t count) {
     const ListRow list = list_row(p_.mask.by_key, p_.mask.num_patterns, batch_, head, list_index);
     alignas(64) float bias[W];
-    load_bias(p_, batch_, head, key, count, bias);
+    load_bias(p_, batch_, head, key, count, 1.f, bias);
     for (int r = 0; r < R; ++r) {
       bias_[r] = VecF32::load(bias + r * L, int(clamp(count - r * L, 0, L)));
       bias_sum_[r] = VecF32(0.f);
@@ -299,7 +298,7 @@ class Keys : Tile<F, R> {
     alignas(64) float lse[kChunk];
     for (int64_t n = 0; n < s.count; n += L) {
       const int lanes = int(at_most(s.count - n, L));
-      base2(VecF32::load(p_.lse + row + n, lanes)).store(lse + n);
+      or_empty(VecF32::load(p_.lse + row + n, lanes)).store(lse + n);
     }
     dots<F, R>(q_ + s.first * plan_.q.step, plan_.q.step, s.count, first_, F::depth(p_.head_dim), p,
                AsIs());

@@ -76,16 +76,16 @@ class Chunks {
   int64_t i_ = 0, done_ = 0;
 };
 
-// key_bias of `count` keys in units of log 2; zeros where there is none.
+// key_bias of `count` keys, times `unit`; zeros where there is none.
 inline void load_bias(const Problem& p, int64_t b, int64_t h, int64_t key, int64_t count,
-                      float* to) {
+                      float unit, float* to) {
   if (!p.key_bias) {
     for (int64_t i = 0; i < count; i += L) VecF32(0.f).store(to + i);
     return;
   }
   const int64_t step = p.key_bias_stride[2];
   const float* from = p.key_bias + b * p.key_bias_stride[0] + h * p.key_bias_stride[1] + key * step;
-  for (int64_t i = 0; i < count; ++i) to[i] = from[i * step] * kLog2eF;
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i * step] * unit;
 }
 
 // lanes[c]: bit i tells whether query in_block + i keeps key c of the segment.

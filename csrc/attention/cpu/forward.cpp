@@ -16,8 +16,9 @@ template <typename F, int R>
 class Forward {
   static constexpr int W = R * L;
   static constexpr int64_t kChunk = F::chunk;
+  static constexpr int kTogether = F::paired ? 2 : 1;  // rows of weights
   // Weights are rounded to bf16 before they are multiplied: 8.6e-5 is enough there.
-  static constexpr int kDegree = F::paired ? 3 : 5;
+  static constexpr int kDegree = F::paired ? 3 : 6;
 
  public:
   explicit Forward(const ForwardPlan& plan)
@@ -85,7 +86,7 @@ class Forward {
     VecF32 most[R], alpha[R];
     for (int r = 0; r < R; ++r) most[r] = t.most[r];
     for (int64_t i = 0; i < chunks.count; ++i) score(t, chunks, chunks.segments[i], most, first);
-    exponentials(t, chunks.rows, most, alpha);
+    exponentials(t, chunks, most, alpha);
     const float* weights = F::paired ? pairs_ : scores_;
     sums<F, R>(v_, plan_.v.step, chunks.segments, chunks.count, weights, p_.value_dim,
                [&](int64_t n, const VecF32(&sum)[R]) {
@@ -108,7 +109,7 @@ class Forward {
     const bool masked = s.bits != nullptr;
     if (biased_) {
       alignas(64) float bias[128];
-      load_bias(p_, batch_, head_, s.first, s.count, bias);
+      load_bias(p_, batch_, head_, s.first, s.count, kLog2eF, bias);
       const VecF32 scale(p_.scale * kLog2eF);
       product([&](int64_t n, int r, VecF32 sum) {
         if (first && r == 0) prefetch_row(chunks.upcoming(s.at + n));
@@ -139,7 +140,7 @@ class Forward {
       highest(to, s.count, high);
     }
     for (int r = 0; r < R; ++r) most[r] = high[r];
-    for (int64_t i = s.count * W; i < round_up(s.count, F::pad) * W; i += L)
+    for (int64_t i = s.count * W; i < round_up(s.count, kTogether) * W; i += L)
       VecF32(-kInf).store(to + i);
   }
 
@@ -171,8 +172,8 @@ class Forward {
   }
 
   // Scores become their exponentials, relative to the new maximum.
-  void exponentials(Tile& t, int64_t rows, const VecF32 (&most)[R], VecF32 (&alpha)[R]) {
-    constexpr int together = F::paired ? 2 : 1;
+  void exponentials(Tile& t, const Chunks<F, kChunk>& chunks, const VecF32 (&most)[R],
+                    VecF32 (&alpha)[R]) {
     const VecF32 unit(unit_);
     VecF32 shift[R], sum[R];
     for (int r = 0; r < R; ++r) {
@@ -182,16 +183,24 @@ class Forward {
       t.most[r] = most[r];
       sum[r] = VecF32(0.f);
     }
-    for (int64_t n = 0; n < rows; n += together) {
-      VecF32 p[2][R];
-      for (int i = 0; i < together; ++i)
-        for (int r = 0; r < R; ++r) {
-          float* at = scores_ + (n + i) * W + r * L;
-          p[i][r] = exp2_weight<kDegree>(fma(VecF32::load(at), unit, shift[r]));
-          sum[r] = sum[r] + p[i][r];
-          if (!F::paired) p[i][r].store(at);
-        }
-      if (F::paired) pair_rows<R>(p[0], p[1], pairs_ + n / 2 * W);
+    for (int64_t i = 0; i < chunks.count; ++i) {
+      const Segment& s = chunks.segments[i];
+      float *rows = scores_ + s.at * W, *pairs = pairs_ + s.at / 2 * W;
+      int64_t n = 0;
+      for (; n < s.count; n += kTogether) {
+        VecF32 p[2][R];
+        for (int k = 0; k < kTogether; ++k)
+          for (int r = 0; r < R; ++r) {
+            float* at = rows + (n + k) * W + r * L;
+            p[k][r] = exp2_weight<kDegree>(fma(VecF32::load(at), unit, shift[r]));
+            sum[r] = sum[r] + p[k][r];
+            if (!F::paired) p[k][r].store(at);
+          }
+        if (F::paired) pair_rows<R>(p[0], p[1], pairs + n / 2 * W);
+      }
+      // What a small block is filled up with, zeros, needs no exponentials.
+      for (; n < round_up(s.count, F::pad); n += 2)
+        for (int r = 0; r < R; ++r) VecF32(0.f).store(pairs + n / 2 * W + r * L);
     }
     for (int r = 0; r < R; ++r) t.total[r] = fma(t.total[r], alpha[r], sum[r]);
   }
