@@ -51,6 +51,8 @@ NOT_EMULATED = {
     "test_attention::test_determinism",
     "test_derivatives::test_gradcheck",
     "test_determinism::test_threads",
+    "test_edges::test_longest",
+    "test_edges::test_many_maxima",
     "test_large::test_outputs_larger_than_the_cache",
     "test_large::test_row_of_16m",
     "test_large::test_rows_beyond_any_scratch",

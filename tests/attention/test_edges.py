@@ -138,11 +138,19 @@ def test_nothing_to_do(dtype, shape, masked):
 )
 def test_longest(dtype, sq, skv):
     """Many chunks of blocks of 128 a row, whole and partial, forward and backward."""
-    if EMULATED:
-        pytest.skip("not emulated: too large")
     problem = Problem.make(dtype, heads=1, kv_heads=1, sq=sq, skv=skv, d=32, dv=16, kind="causal")
     g = torch.Generator().manual_seed(0)
     blocks = torch.rand(1, 1, -(-sq // 128), -(-skv // 128), generator=g) < 0.7
     blocks = blocks.repeat_interleave(128, 2).repeat_interleave(128, 3)
     problem.keep = problem.keep & blocks[:, :, :sq, :skv]
     check(problem, problem.ours(128))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_maxima(dtype):
+    """Rows of many chunks, without a bias: their maxima rise some times, and what was summed before
+    is brought to each of them."""
+    problem = Problem.make(
+        dtype, heads=1, kv_heads=1, sq=256, skv=4096, d=64, kind="dense", extras=False
+    )
+    check(problem, problem.ours(64))

@@ -66,6 +66,7 @@ class Forward {
     float *queries, *out;
     int64_t query, in_block, count;
     VecF32 most[R], total[R];
+    VecF32 base[R];  // most in log 2, as rounded where it was subtracted
   };
 
   void start(Tile& t, int64_t query, int64_t in_block, int64_t end) {
@@ -77,7 +78,7 @@ class Forward {
                      p_.head_dim, t.queries);
     for (int64_t i = 0; i < p_.value_dim * W; i += L) VecF32(0.f).store(t.out + i);
     for (int r = 0; r < R; ++r) {
-      t.most[r] = VecF32(-kInf);
+      t.most[r] = t.base[r] = VecF32(-kInf);
       t.total[r] = VecF32(0.f);
     }
   }
@@ -178,9 +179,11 @@ class Forward {
     VecF32 shift[R], sum[R];
     for (int r = 0; r < R; ++r) {
       // Nothing kept so far: any finite shift gives zeros.
-      shift[r] = VecF32(0.f) - select(most[r] == VecF32(-kInf), VecF32(0.f), most[r] * unit);
-      alpha[r] = exp2(fma(t.most[r], unit, shift[r]));
+      const VecF32 base = most[r] * unit;
+      shift[r] = VecF32(0.f) - select(base == VecF32(-kInf), VecF32(0.f), base);
+      alpha[r] = exp2(t.base[r] + shift[r]);
       t.most[r] = most[r];
+      t.base[r] = base;
       sum[r] = VecF32(0.f);
     }
     for (int64_t i = 0; i < chunks.count; ++i) {
@@ -210,7 +213,7 @@ class Forward {
     float* lse = p_.lse + (batch_ * p_.heads + head_) * p_.seq_q + t.query;
     for (int r = 0; r < R; ++r) {
       const VecF32 sink(p_.sinks ? p_.sinks[head_] * kLog2eF : -kInf);
-      const VecF32 kept = t.most[r] * VecF32(unit_), most = max(kept, sink);
+      const VecF32 kept = t.base[r], most = max(kept, sink);
       const VecF32 shift = select(most == VecF32(-kInf), VecF32(0.f), most);
       const VecF32 before = exp2(kept - shift);
       const VecF32 total = fma(t.total[r], before, exp2(sink - shift));

@@ -182,8 +182,7 @@ class LaneRows {
     else return newton();
   }
 
-  // ---- alpha of 2 and 1.5
-  // ------------------------------------------------------------------------
+  // ---- alpha of 2 and 1.5 ----
 
   // From tau = -1 (root.h) until a further step would not show: Newton's converge quadratically
   // (square), or are exact on the right support (linear). The last is still taken.
@@ -227,8 +226,7 @@ class LaneRows {
     g = slopes[0] + slopes[1];
   }
 
-  // ---- any other alpha
-  // ---------------------------------------------------------------------------
+  // ---- any other alpha ----
 
   // y = w^(1/e) of d, w = e d - tau. Where e is small w is near 1, and the bits that count are
   // those of t = w - 1. Candidates out of the support have w = tiny and y = 0.
@@ -321,8 +319,7 @@ class LaneRows {
     else return (y[0] + y[1]) + (y[2] + y[3]);
   }
 
-  // ---- results
-  // -----------------------------------------------------------------------------------
+  // ---- results ----
 
   // y in place of the candidates. That of no formula for tau is divided by its sum.
   void results() {
