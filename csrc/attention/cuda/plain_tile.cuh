@@ -79,30 +79,36 @@ __device__ __forceinline__ void plain_products(float (&products)[kR][2], const f
   }
 }
 
-// sums[i] += row i of the weights . columns.
+// sums[i] += row i of the weights . columns. A tile is summed by itself: over a long list errors
+// grow with the number of tiles, not of columns.
 template <int kR, int kD>
 __device__ __forceinline__ void plain_sums(float (&sums)[kR][kD / 64][4], const float* weights,
                                            const float* columns, int ld, int channels) {
   const int group = int(threadIdx.x) / 16, lane = int(threadIdx.x) % 16;
+#pragma unroll
+  for (int n = 0; n < kD / 64; ++n) {
+    if (n * 64 >= channels) break;
+    const int c = n * 64 + lane * 4;
+    float tile[kR][4];
+#pragma unroll
+    for (int i = 0; i < kR; ++i) tile[i][0] = tile[i][1] = tile[i][2] = tile[i][3] = 0.f;
 #pragma unroll 1
-  for (int j = 0; j < kPlainColumns; ++j) {
-    float weight[kR];
-#pragma unroll
-    for (int i = 0; i < kR; ++i) weight[i] = weights[(group * kR + i) * (kPlainColumns + 1) + j];
-#pragma unroll
-    for (int n = 0; n < kD / 64; ++n) {
-      if (n * 64 >= channels) break;
-      const int c = n * 64 + lane * 4;
+    for (int j = 0; j < kPlainColumns; ++j) {
       // A row ends after a multiple of 32 channels: the last threads may have none.
       const float4 column = c < ld - 4 ? four(columns + j * ld + c) : float4{0, 0, 0, 0};
 #pragma unroll
       for (int i = 0; i < kR; ++i) {
-        sums[i][n][0] = __fmaf_rn(weight[i], column.x, sums[i][n][0]);
-        sums[i][n][1] = __fmaf_rn(weight[i], column.y, sums[i][n][1]);
-        sums[i][n][2] = __fmaf_rn(weight[i], column.z, sums[i][n][2]);
-        sums[i][n][3] = __fmaf_rn(weight[i], column.w, sums[i][n][3]);
+        const float weight = weights[(group * kR + i) * (kPlainColumns + 1) + j];
+        tile[i][0] = __fmaf_rn(weight, column.x, tile[i][0]);
+        tile[i][1] = __fmaf_rn(weight, column.y, tile[i][1]);
+        tile[i][2] = __fmaf_rn(weight, column.z, tile[i][2]);
+        tile[i][3] = __fmaf_rn(weight, column.w, tile[i][3]);
       }
     }
+#pragma unroll
+    for (int i = 0; i < kR; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sums[i][n][k] += tile[i][k];
   }
 }
 
