@@ -233,7 +233,8 @@ class Matcher {
     int64_t j = 0;
     for (; j + kTile <= destinations; j += kTile) {
       tile<R, kTile>(j, best, index);
-      ahead_ = ahead_end_ - ahead_ > kAheadBytes * c_ ? ahead_ + kAheadBytes * c_ : ahead_end_;
+      if (ahead_)
+        ahead_ = ahead_end_ - ahead_ >= 2 * kAheadBytes * c_ ? ahead_ + kAheadBytes * c_ : nullptr;
     }
     for (; j + 2 <= destinations; j += 2) tile<R, 2>(j, best, index);
     for (; j < destinations; ++j) tile<R, 1>(j, best, index);
@@ -260,7 +261,7 @@ class Matcher {
   inline void tile(int64_t j, V (&best)[R], V (&index)[R]) const {
     const S* a = packed_src_;
     const S* b = packed_dst_ + j * c_;
-    const char* ahead = ahead_;
+    const char* ahead = ahead_ ? ahead_ : reinterpret_cast<const char*>(packed_src_);
     V sum[D][R];
 #pragma GCC unroll 8
     for (int d = 0; d < D; ++d)
@@ -303,7 +304,7 @@ class Matcher {
   const MatchParams& p_;
   int64_t c_, block_;
   bool direct_, looks_ahead_;
-  const char *ahead_ = nullptr, *ahead_end_ = nullptr;
+  const char *ahead_ = nullptr, *ahead_end_ = nullptr;  // nullptr: nothing to ask for
   S *packed_dst_, *packed_src_, *staged_, *best_, *index_;
   int32_t* dst_of_;
 };
