@@ -9,13 +9,16 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable
 from typing import Any
 
 OPS = (
-    *("softmax", "log_softmax", "logsumexp"),
+    *("softmax", "log_softmax", "logsumexp", "softmax_topk"),
+    *("entmax", "entmax_loss", "pladis_softmax"),
+    *("softpick", "stablemax", "log_stablemax"),
     *("nm_mask", "nm_prune", "nm_compress", "nm_linear"),
     *("token_match", "token_plan", "plan_compose", "token_select", "merge_tokens"),
     *("unmerge_tokens", "block_sparse_attention"),
@@ -68,6 +71,18 @@ def _cpu() -> dict[str, Any]:
     }
 
 
+def _hopper() -> str:
+    """Whether the kernels written for sm_90a are built and may be chosen."""
+    from fastops import _load
+
+    archs = _load.build_record().get("cuda_archs") or []
+    if not any(str(arch).startswith("9.") for arch in archs):
+        return "not built"
+    if os.environ.get("FASTOPS_SM90") == "1":
+        return "on (FASTOPS_SM90=1): no record from hardware speaks for them yet"
+    return "built, but off until a record from hardware speaks for them; FASTOPS_SM90=1 turns them on"
+
+
 def _gpus() -> list[str]:
     import torch
 
@@ -108,6 +123,7 @@ def collect() -> dict[str, Any]:
         "versions": _guarded(_versions),
         "build": _guarded(_build),
         "cpu": _guarded(_cpu),
+        "hopper_kernels": _guarded(_hopper),
         "gpus": _guarded(_gpus),
         "ops": _guarded(_ops),
     }
@@ -134,14 +150,15 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _op_lines(ops: dict[str, dict[str, str]]) -> list[str]:
     """A table of yes and no, each reason for a no once below it."""
     reasons: list[str] = []
-    lines = [f"  {'':12} {'cpu':6} cuda"]
+    width = max(map(len, ops))
+    lines = [f"  {'':{width}}  {'cpu':6} cuda"]
     for op, devices in ops.items():
         cells = []
         for answer in devices.values():
             if answer != "yes" and answer not in reasons:
                 reasons.append(answer)
             cells.append("yes" if answer == "yes" else f"no [{reasons.index(answer) + 1}]")
-        lines.append(f"  {op:12} {cells[0]:6} {cells[1]}")
+        lines.append(f"  {op:{width}}  {cells[0]:6} {cells[1]}")
     return lines + [f"  [{i + 1}] {reason}" for i, reason in enumerate(reasons)]
 
 

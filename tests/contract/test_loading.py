@@ -1,6 +1,7 @@
 """Loading, its failures, and the report of what works."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,32 @@ def test_info_here(capsys):
     assert all(devices["cpu"] == "yes" for devices in report["ops"].values())
     assert report["build"]["cpu_isas"] and "libfastops.so" in report["build"]["libraries"]
     assert info.main([]) == 0
-    assert "softmax      yes" in capsys.readouterr().out
+    assert re.search(r"^  softmax +yes", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_info_names_every_public_op():
+    from fastops import info
+
+    registered = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names()
+                  if name.startswith("fastops::") and "." not in name}  # fmt: skip
+    helpers = re.compile(r"^_|_backward$|_lse$|^nm_(linear_d[xw]|check|decompress)$")
+    unlisted = {name for name in registered if not helpers.search(name)} - set(info.OPS)
+    assert not unlisted and set(info.OPS) <= registered
+
+
+@pytest.mark.parametrize(
+    ("archs", "variable", "said"),
+    [([], None, "not built"), (["8.0"], "1", "not built"),
+     (["8.0", "9.0a"], None, "FASTOPS_SM90=1 turns them on"), (["9.0a"], "1", "on (")],
+)  # fmt: skip
+def test_info_says_whether_hopper_kernels_run(monkeypatch, archs, variable, said):
+    from fastops import info
+
+    monkeypatch.setattr(_load, "build_record", lambda: {"cuda_archs": archs})
+    monkeypatch.delenv("FASTOPS_SM90", raising=False)
+    if variable:
+        monkeypatch.setenv("FASTOPS_SM90", variable)
+    assert said in info.collect()["hopper_kernels"]
 
 
 def test_cuda_tensors_under_cpu_torch():

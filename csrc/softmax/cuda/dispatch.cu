@@ -1,8 +1,6 @@
 // The entry points of the CUDA backend: ask the device what it is, plan, run. Params::algorithm
 // chooses nothing here: every kernel keeps the row on the chip, or sweeps it twice where it cannot.
-#include <cstdlib>
-#include <cstring>
-
+#include "cuda/hopper.h"
 #include "cuda/launch.h"
 #include "softmax/cuda/heuristics.h"
 
@@ -19,18 +17,10 @@ void run_strided(const BackwardParams& p, const Plan& plan, bool rows_fast, void
 
 namespace {
 
-// FASTOPS_SM90=1 turns on the kernels that no record from hardware speaks for yet.
-bool clusters_enabled() {
-#ifndef FASTOPS_CUDA_SM90
-  return false;
-#endif
-  const char* value = std::getenv("FASTOPS_SM90");
-  return value != nullptr && std::strcmp(value, "1") == 0;
-}
-
 Device current_device() {
   const fastops::cuda::DeviceInfo info = fastops::cuda::device_info();
-  return {info.sm_count, info.major, info.minor, info.shared_optin, clusters_enabled()};
+  return {info.sm_count, info.major, info.minor, info.shared_optin,
+          fastops::cuda::hopper_enabled(info)};
 }
 
 template <typename Params>
