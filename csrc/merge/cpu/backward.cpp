@@ -14,6 +14,12 @@
 namespace fastops::merge::cpu::FASTOPS_ISA {
 namespace {
 
+// The row of token i, or -1.
+int64_t row_of(const PlanView& plan, int64_t sample, int64_t i) {
+  const int64_t o = plan.map[sample * plan.num_tokens + i];
+  return o >= 0 && o < plan.num_out ? o : -1;
+}
+
 // sum and mean: token by token, in memory order.
 template <typename T, typename V>
 class TokenGradient {
@@ -21,7 +27,11 @@ class TokenGradient {
 
  public:
   TokenGradient(const MergeBackwardParams& p, int tensor, int64_t sample, bool stream)
-      : p_(p), tensor_(tensor), sample_(sample), stream_(stream && streamable<T>(p.dx[tensor])) {}
+      : p_(p),
+        tensor_(tensor),
+        sample_(sample),
+        ahead_(rows_ahead<T>(p.dx[tensor].channels)),
+        stream_(stream && streamable<T>(p.dx[tensor])) {}
 
   // Gives <dy_o, x_i - y_o> where a gradient of sizes is wanted.
   double token(int64_t middle, int64_t i, int64_t o, double weight) const {
@@ -34,7 +44,9 @@ class TokenGradient {
     }
     const T* dy = row_at<const T>(grad, sample_, middle, o);
     if (weight == 1) {
-      copy_row(dy, step, dx, channels, stream_);
+      const int64_t next = row_of(p_.plan, sample_, at_most(i + ahead_, p_.plan.num_tokens - 1));
+      copy_row(dy, step, dx, channels, stream_,
+               next < 0 ? dy : row_at<const T>(grad, sample_, middle, next));
     } else {
       const V w{S(weight)};
       for (int64_t c = 0; c < channels; c += V::size) {
@@ -62,7 +74,7 @@ class TokenGradient {
 
   const MergeBackwardParams& p_;
   int tensor_;
-  int64_t sample_;
+  int64_t sample_, ahead_;
   bool stream_;
 };
 
@@ -87,7 +99,7 @@ class RowGradient {
     const T* dy = row_at<const T>(dy_, sample_, middle, o);
     if (members.count == 1 && owns(members.at[0], o)) {
       T* dx = row_at<T>(dx_, sample_, middle, members.at[0]);
-      copy_row(dy, dy_.stride[3], dx, x_.channels, false);
+      copy_row(dy, dy_.stride[3], dx, x_.channels, false, dy);
     } else if (members.count > 1) {
       if (p_.mode == Mode::max) max_row(middle, o, members, dy);
       else mlerp_row(middle, o, members, dy, dsize);
@@ -203,12 +215,6 @@ class RowGradient {
   int64_t sample_;
   S *mean_, *dmean_;
 };
-
-// The row of token i, or -1.
-int64_t row_of(const PlanView& plan, int64_t sample, int64_t i) {
-  const int64_t o = plan.map[sample * plan.num_tokens + i];
-  return o >= 0 && o < plan.num_out ? o : -1;
-}
 
 // s_i / S_o, or one over the number of tokens in the row; exactly 1 for a row of one token.
 double weight_of(const MergeBackwardParams& p, int64_t sample, int64_t i, int64_t o) {

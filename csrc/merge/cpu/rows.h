@@ -14,8 +14,8 @@ namespace {
 using namespace fastops::cpu;
 
 inline constexpr int64_t kBytesPerTask = 128 * 1024;  // below this a second thread does not pay
-// As far ahead of reads and writes as a copy needs to keep the memory busy.
-inline constexpr int64_t kAhead = 4096;
+// As far ahead of reads and of writes as a copy needs to keep the memory busy.
+inline constexpr int64_t kReadAhead = 6144, kWriteAhead = 4096;
 
 // Whether an output leaves past the cache, of `bytes` read and written. Streaming stores do not
 // read what they overwrite, which wins by an eighth where that is not in the cache, and loses by
@@ -69,6 +69,12 @@ inline void walk_order(const PlanView& plan, int64_t sample, int32_t* order, uin
     if (!seen[row]) order[count++] = int32_t(row);
 }
 
+// The tokens of a task in the order in which they are read.
+struct Reads {
+  const int32_t* at;
+  int64_t count;
+};
+
 // Not std::sqrt: see simd.h.
 inline float root(float v) { return __builtin_sqrtf(v); }
 inline double root(double v) { return __builtin_sqrt(v); }
@@ -121,20 +127,29 @@ inline void zero_row(T* to, int64_t channels) {
   __builtin_memset(to, 0, size_t(channels) * sizeof(T));
 }
 
-// A row as it is, bit for bit.
+// Rows between the one that is read and the one that is asked for meanwhile.
 template <typename T>
-inline void copy_row(const T* from, int64_t step, T* to, int64_t channels, bool stream) {
+inline int64_t rows_ahead(int64_t channels) {
+  const int64_t bytes = at_least(channels * int64_t(sizeof(T)), 1);
+  return at_least((kReadAhead + bytes / 2) / bytes, 1);
+}
+
+// A row as it is, bit for bit. `soon`: a row that will be read a little later.
+template <typename T>
+inline void copy_row(const T* from, int64_t step, T* to, int64_t channels, bool stream,
+                     const T* soon) {
   if (step != 1) {
     for (int64_t c = 0; c < channels; ++c) to[c] = from[c * step];
     return;
   }
   constexpr int kLine = 16 / VecF32::size;  // vectors of a 64-byte line
   const float* source = reinterpret_cast<const float*>(from);
+  const float* later = reinterpret_cast<const float*>(soon);
   float* target = reinterpret_cast<float*>(to);
   const int64_t bytes = channels * int64_t(sizeof(T)), floats = bytes / 64 * 16;
   for (int64_t c = 0; c < floats; c += 16) {
-    __builtin_prefetch(reinterpret_cast<const char*>(source + c) + kAhead, 0, 2);
-    if (!stream) __builtin_prefetch(reinterpret_cast<char*>(target + c) + kAhead, 1);
+    __builtin_prefetch(later + c, 0, 2);
+    if (!stream) __builtin_prefetch(reinterpret_cast<char*>(target + c) + kWriteAhead, 1);
     for (int v = 0; v < kLine; ++v) {
       const VecF32 values = VecF32::load(source + c + v * VecF32::size);
       if (stream) values.stream(target + c + v * VecF32::size);
