@@ -178,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"peer {name}: {what}")
         return 0
 
+    env.keep_freed_memory()
     machine = env.describe(selection.device)
     machine["options"] = {k: v for k, v in vars(args).items() if v and k not in WRITERS}
     console.print(env.headline(machine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -50,6 +51,15 @@ def describe(device: str = "cpu") -> dict[str, Any]:
             ),
         }
     return {name: _guarded(probe) for name, probe in facts.items()}
+
+
+def keep_freed_memory() -> bool:
+    """Has malloc keep what is freed, for whoever allocates next: glibc hands blocks of megabytes
+    back to the kernel, and who pays for their pages anew would be a matter of turns. False where
+    the C library has no such setting."""
+    trim_threshold, mmap_max, most = -1, -4, 2**31 - 1
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(mmap_max, 0) and mallopt(trim_threshold, most))
 
 
 def headline(machine: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Statistics, and the order in which candidates and buffers take turns."""
 
 import gc
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -126,3 +128,24 @@ def test_cuda_times_are_between_the_events_and_leave_the_flush_out(monkeypatch, 
     assert stats["b"] == Stats(5e-3, 5e-3, 5e-3, 40)
     assert (stats["a"].q1, stats["a"].q3) == (1e-3, 3e-3)  # both buffer sets were used
     assert set(gpu.flushed) == {flushed}
+
+
+def test_freed_memory_is_kept():
+    """A large tensor where a larger one was costs no page faults."""
+    code = """
+import resource, torch
+from bench.core import env
+
+def faults(megabytes):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(megabytes << 18).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+kept = env.keep_freed_memory()
+print(kept, faults(128), faults(64))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, first, second = done.stdout.split()
+    if kept != "True":
+        pytest.skip("this C library has no mallopt")
+    assert int(second) < int(first) / 10
