@@ -6,6 +6,7 @@
 namespace fastops::binding {
 
 void add_softmax_plans(pybind11::module_& m);
+void add_nm_plans(pybind11::module_& m);
 void add_simt(pybind11::module_& m);  // where FASTOPS_SIMT is on
 
 }  // namespace fastops::binding

@@ -338,7 +338,9 @@ void set_registers(int count, bool increase) {
   RegistersArgs args{count, increase};
   machine().collective(Wait::setmaxnreg, kWholeWarp, &args, take_registers, SIMT_CALLER);
   while (self->warp->registers != count) {
-    machine().park(Wait::registers, code_offset(SIMT_CALLER));
+    // Not where they have been given up since this lane was told that there are too few.
+    if ((count - self->warp->registers) * kWarp > self->block->free_registers)
+      machine().park(Wait::registers, code_offset(SIMT_CALLER));
     machine().collective(Wait::setmaxnreg, kWholeWarp, &args, take_registers, SIMT_CALLER);
   }
 }

@@ -42,7 +42,8 @@ def softmax() -> None:
 
 
 def nm() -> None:
-    """Products with 2:4 weights: more tiles than the ring has stages, more splits than one."""
+    """Products with 2:4 weights: more tiles than the ring has stages, more splits than one; on
+    wgmma, blocks alone and in clusters, sums that pass through shared memory twice."""
     stored, stored_transposed, sparse_tiles = 0, 4, 5
     for dtype, features in ((torch.float32, 72), (torch.float16, 456), (torch.float16, 1032)):
         out = 70
@@ -59,6 +60,14 @@ def nm() -> None:
                 structure, source = ops._nm_pack(indices, 2, 4, features, sparse_tiles)
                 packed = ops._nm_gather(values, source)
                 ops._nm_matmul(x, packed, structure, *weight, sparse_tiles, 0)
+    gelu = 2
+    for rows, out, features in ((300, 72, 456), (140, 200, 456)):
+        x, values = torch.randn(rows, features).half(), torch.randn(out, features // 2).half()
+        indices = torch.full((out, features // 8), 0x44, dtype=torch.uint8)
+        structure, source = ops._nm_pack(indices, 2, 4, features, sparse_tiles)
+        packed = ops._nm_gather(values, source)
+        weight = (None, out, features, 2, 4)
+        ops._nm_matmul(x, packed, structure, *weight, sparse_tiles, gelu)
 
 
 def merge() -> None:

@@ -60,6 +60,12 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(unsigned mapped_barrier)
                : "memory");
 }
 
+// The same, release at block scope: says that this thread has read, where the other block needs to
+// see nothing that it wrote. At cluster scope each arrival waits for all of its stores.
+__device__ __forceinline__ void mbarrier_arrive_cluster_read(unsigned mapped_barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" : : "r"(mapped_barrier) : "memory");
+}
+
 // cp.async.mbarrier.arrive.noinc (sm_80): one of the expected arrivals, when every cp.async this
 // thread has issued so far has landed.
 __device__ __forceinline__ void cp_async_mbarrier_arrive(unsigned barrier) {
@@ -75,6 +81,23 @@ __device__ __forceinline__ void mbarrier_wait(unsigned barrier, unsigned parity)
         "{\n"
         ".reg .pred p;\n"
         "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(over)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  } while (over == 0);
+}
+
+// The same, acquire at block scope: for what copies bring, from wherever they were started, and
+// this block's threads wrote. At cluster scope each wait empties L1.
+__device__ __forceinline__ void mbarrier_wait_block(unsigned barrier, unsigned parity) {
+  unsigned over;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
         "selp.u32 %0, 1, 0, p;\n"
         "}"
         : "=r"(over)

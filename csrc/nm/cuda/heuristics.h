@@ -15,27 +15,50 @@ constexpr Kind plan_kind(const Pattern& pattern, DType dtype, bool transposed) {
   return half && satisfies_two_of_four(pattern) ? Kind::sparse_tiles : Kind::stored;
 }
 
-// Of mma.sp: the outputs and rows of a block, and how the inputs are shared out.
+enum class SparseKernel : int8_t {
+  stream,  // mma.sp, a few rows: the weight is streamed past registers, inputs split between warps
+  tiles,   // mma.sp
+  wgmma,   // wgmma.sp, sm_90a
+};
+
+// On sparse tensor cores: the outputs and rows of a block, and how the inputs are shared out.
 struct SparsePlan {
-  bool few_rows;  // the weight is streamed past registers, its inputs split between warps
+  SparseKernel kernel;
   int outputs, rows;
+  int cluster;     // of wgmma: blocks of the same rows that fetch x once
   int64_t splits;  // blocks that share a tile's inputs; above 1 a second kernel adds them up
 };
 
 inline constexpr int kBlockInputs = 64;
 
-constexpr SparsePlan plan_sparse(int64_t out, int64_t in, int64_t rows, int sm_count) {
-  const int64_t blocks_in = (in + kBlockInputs - 1) / kBlockInputs;
+// More rows than these are bound by the tensor cores rather than by the weight's bytes.
+inline constexpr int64_t kWgmmaRows = 80;
+
+// `wgmma`: the device has it, and TMA can address x.
+constexpr SparsePlan plan_sparse(int64_t out, int64_t in, int64_t rows, int sm_count, bool wgmma) {
+  const auto parts = [](int64_t size, int64_t part) { return (size + part - 1) / part; };
   SparsePlan plan{};
-  plan.few_rows = rows <= 16;
-  plan.outputs = plan.few_rows ? 64 : 128;
+  plan.kernel = rows <= 16                   ? SparseKernel::stream
+                : wgmma && rows > kWgmmaRows ? SparseKernel::wgmma
+                                             : SparseKernel::tiles;
+  plan.outputs = plan.kernel == SparseKernel::stream ? 64 : 128;
   plan.rows = rows <= 8 ? 8 : rows <= 16 ? 16 : rows <= 64 ? 64 : 128;
-  const int64_t tiles =
-      ((out + plan.outputs - 1) / plan.outputs) * ((rows + plan.rows - 1) / plan.rows);
-  // Two blocks an SM, each with enough inputs to be worth its epilogue.
-  const int64_t least = plan.few_rows ? 8 : 8;
-  int64_t splits = tiles > 0 ? 2 * sm_count / tiles : 1;
-  if (splits > blocks_in / least) splits = blocks_in / least;
+  plan.cluster = 1;
+  int blocks_per_sm = 2;
+  if (plan.kernel == SparseKernel::wgmma) {
+    const int64_t across = parts(out, plan.outputs);
+    blocks_per_sm = 1;
+    // Twice the rows a block where that leaves half of the SMs busy.
+    if (rows > 128 && 2 * across * parts(rows, 256) >= sm_count) plan.rows = 256;
+    // Blocks that only fill up a cluster may be a sixth of those that work.
+    for (int cluster = 2; cluster <= 4; cluster *= 2)
+      if ((parts(across, cluster) * cluster - across) * 6 <= across) plan.cluster = cluster;
+  }
+  const int64_t tiles = parts(out, plan.outputs) * parts(rows, plan.rows);
+  // Every SM busy, each block with enough inputs to be worth its epilogue.
+  int64_t splits = tiles > 0 ? blocks_per_sm * sm_count / tiles : 1;
+  const int64_t most = parts(in, kBlockInputs) / 8;
+  if (splits > most) splits = most;
   plan.splits = splits < 1 ? 1 : splits > 16 ? 16 : splits;
   return plan;
 }

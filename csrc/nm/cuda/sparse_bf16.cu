@@ -1,4 +1,3 @@
-#include "nm/cuda/matmul.h"
 #include "nm/cuda/sparse_matmul.cuh"
 
 namespace fastops::nm::cuda {

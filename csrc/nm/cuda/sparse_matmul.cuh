@@ -2,11 +2,13 @@
 // loaded straight from memory in their order (sparse_tiles.cuh); a row of x is a column of B.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/mma_sparse.cuh"
-#include "nm/cuda/heuristics.h"
+#include "nm/cuda/matmul.h"
 #include "nm/cuda/sparse_tiles.cuh"
 
 namespace fastops::nm::cuda {
@@ -287,14 +289,18 @@ template <typename T>
 void run_sparse(const MatmulParams& p, void* stream) {
   const Shape s = shape_of(p.weight);
   const SparseTiles tiles = sparse_tiles_of(p.weight);
-  const SparsePlan plan =
-      plan_sparse(p.weight.out, p.weight.in, p.x.count, fastops::cuda::device_info().sm_count);
+  const SparsePlan plan = plan_of(p);
   const int splits = static_cast<int>(plan.splits);
   const dim3 grid(static_cast<unsigned>(ceil_div(s.out, plan.outputs)),
                   static_cast<unsigned>(ceil_div(p.x.count, plan.rows)),
                   static_cast<unsigned>(splits));
   if (grid.y > 65535u) fail("fastops.nm_linear: more than 8 million rows");
-  if (plan.few_rows) {
+  if (plan.kernel == SparseKernel::wgmma) {
+#ifdef FASTOPS_CUDA_SM90
+    if constexpr (std::is_same_v<T, Half>) run_wgmma_f16(p, plan, stream);
+    else run_wgmma_bf16(p, plan, stream);
+#endif
+  } else if (plan.kernel == SparseKernel::stream) {
     const bool paired = aligned_rows(p.x, 2);
     const fastops::cuda::Launch config{
         "nm sparse_stream", grid, dim3(kStreamWarps * 32), 0, 1, stream};

@@ -32,8 +32,14 @@ SIMT_INLINE void mbarrier_expect(unsigned barrier, unsigned bytes) {
 SIMT_INLINE void mbarrier_arrive_cluster(unsigned mapped_barrier) {
   simt::mbarrier_arrive(mapped_barrier, 0);
 }
+SIMT_INLINE void mbarrier_arrive_cluster_read(unsigned mapped_barrier) {
+  simt::mbarrier_arrive(mapped_barrier, 0);
+}
 SIMT_INLINE void cp_async_mbarrier_arrive(unsigned barrier) { simt::cp_async_arrive(barrier); }
 SIMT_INLINE void mbarrier_wait(unsigned barrier, unsigned parity) {
+  simt::mbarrier_wait(barrier, parity);
+}
+SIMT_INLINE void mbarrier_wait_block(unsigned barrier, unsigned parity) {
   simt::mbarrier_wait(barrier, parity);
 }
 

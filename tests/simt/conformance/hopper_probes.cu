@@ -276,7 +276,8 @@ Words manual_multicast() {
   return words;
 }
 
-// A barrier of block 0 that both blocks' threads complete.
+// A barrier of block 0 that the other block's threads complete. kRead: they have only read.
+template <bool kRead>
 __global__ void remote_arrive_probe(unsigned* out) {
   __shared__ __align__(8) uint64_t barrier;
   __shared__ __align__(8) uint2 slots[32];
@@ -288,17 +289,25 @@ __global__ void remote_arrive_probe(unsigned* out) {
   cluster_arrive();
   cluster_wait();
   if (cluster_rank() == 1) {
-    st_cluster_64(cluster_map(smem_addr(&slots[threadIdx.x]), 0), uint2{threadIdx.x * 3, 1u});
-    mbarrier_arrive_cluster(cluster_map(address, 0));
+    if constexpr (kRead) {
+      mbarrier_arrive_cluster_read(cluster_map(address, 0));
+    } else {
+      st_cluster_64(cluster_map(smem_addr(&slots[threadIdx.x]), 0), uint2{threadIdx.x * 3, 1u});
+      mbarrier_arrive_cluster(cluster_map(address, 0));
+    }
   } else {
-    mbarrier_wait(address, 0);
+    if (kRead) slots[threadIdx.x].x = threadIdx.x * 3;
+    __syncwarp();
+    if constexpr (kRead) mbarrier_wait_block(address, 0);
+    else mbarrier_wait(address, 0);
     out[threadIdx.x] = slots[31 - threadIdx.x].x;
   }
 }
 
+template <bool kRead>
 Words run_remote_arrive() {
   const Array out = Array::output(32);
-  launch(remote_arrive_probe, 2, 32, 0, 2, out.data());
+  launch(remote_arrive_probe<kRead>, 2, 32, 0, 2, out.data());
   return out.words();
 }
 Words manual_remote_arrive() {
@@ -343,7 +352,9 @@ std::vector<Probe> hopper_probes() {
   probes.push_back({"mbarrier_expect", 90, run_expect, manual_expect});
   probes.push_back({"bulk_copy", 90, run_bulk, manual_bulk});
   probes.push_back({"cluster_multicast", 90, run_multicast, manual_multicast});
-  probes.push_back({"cluster_remote_arrive", 90, run_remote_arrive, manual_remote_arrive});
+  probes.push_back({"cluster_remote_arrive", 90, run_remote_arrive<false>, manual_remote_arrive});
+  probes.push_back(
+      {"cluster_remote_arrive_read", 90, run_remote_arrive<true>, manual_remote_arrive});
   probes.push_back({"setmaxnreg", 90, run_registers, manual_registers});
   return probes;
 }
