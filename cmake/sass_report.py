@@ -35,9 +35,13 @@ CLASSES = {
     "HGMMA.SP": r"HGMMA\.SP",
     "WARPGROUP": r"WARPGROUP\.",  # many of them in a loop: wgmma has been serialised
     "LDSM": r"LDSM",
+    "STSM": r"STSM",  # stmatrix
     "LDGSTS": r"LDGSTS",  # cp.async
     "UTMALDG": r"UTMALDG",  # TMA
+    "UTMASTG": r"UTMASTG",
     "UBLKCP": r"UBLKCP",  # bulk copy
+    "SYNCS": r"SYNCS",  # mbarriers
+    "CCTL": r"CCTL",  # L1 emptied: by an acquire beyond the block
     "LDG.128": r"LDG\.(\w+\.)*128",
     "STG.128": r"STG\.(\w+\.)*128",
     "LDS.128": r"LDS\.(\w+\.)*128",

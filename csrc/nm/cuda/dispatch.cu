@@ -15,7 +15,7 @@ bool mappable(const Rows& x) {
   const auto size = static_cast<int64_t>(size_of(x.dtype));
   return x.dims == 1 && x.features > 0 && x.feature_stride == 1 &&
          reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride[0] * size % 16 == 0 &&
-         x.stride[0] >= x.features && x.count <= INT32_MAX;
+         x.stride[0] >= x.features && x.count <= INT32_MAX / 2;
 }
 
 }  // namespace

@@ -294,7 +294,8 @@ void run_sparse(const MatmulParams& p, void* stream) {
   const dim3 grid(static_cast<unsigned>(ceil_div(s.out, plan.outputs)),
                   static_cast<unsigned>(ceil_div(p.x.count, plan.rows)),
                   static_cast<unsigned>(splits));
-  if (grid.y > 65535u) fail("fastops.nm_linear: more than 8 million rows");
+  if (plan.kernel != SparseKernel::wgmma && grid.y > 65535u)
+    fail("fastops.nm_linear: more than 8 million rows");
   if (plan.kernel == SparseKernel::wgmma) {
 #ifdef FASTOPS_CUDA_SM90
     if constexpr (std::is_same_v<T, Half>) run_wgmma_f16(p, plan, stream);

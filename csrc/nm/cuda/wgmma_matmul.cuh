@@ -38,9 +38,9 @@ template <int kRows>
 inline constexpr int kStageBytes = kRows * kTileInputs * 2;
 template <int kRows>
 inline constexpr int kRing = kRingBytes / kStageBytes<kRows>;
-// About 1000 cycles of the tensor cores: a load from L2 takes as long.
+// 1500 and 1250 cycles of the tensor cores ahead: a load from a busy L2 takes 1000.
 template <int kRows>
-inline constexpr int kBuffers = kRows == 256 ? 3 : 5;
+inline constexpr int kBuffers = kRows == 256 ? 4 : 6;
 // The ring and its mbarriers.
 template <int kRows>
 inline constexpr size_t kWgmmaShared = kRingBytes + kRing<kRows> * 16;
@@ -193,6 +193,19 @@ __device__ __forceinline__ unsigned pack_pair(float low, float high) {
          static_cast<unsigned>(fastops::cuda::bits_of(pair + 1)) << 16;
 }
 
+// The tile of a block's cluster: kTogether row tiles go along the outputs together, so that what
+// runs at once is about as many rows as outputs and L2 holds its part of the weight.
+inline constexpr int kTogether = 4;
+struct TileIndex {
+  int row, across;
+  __device__ __forceinline__ TileIndex(int cluster, int across_tiles, int row_tiles) {
+    const int first = cluster / (across_tiles * kTogether) * kTogether;
+    const int rest = cluster % (across_tiles * kTogether), rows = min(kTogether, row_tiles - first);
+    row = first + rest % rows;
+    across = rest / rows;
+  }
+};
+
 // Hands out each sum with its output and row: store(i, output, row).
 template <int kCount, typename Store>
 __device__ __forceinline__ void for_sums(int64_t out, int64_t rows, int64_t output, int64_t row,
@@ -260,11 +273,14 @@ template <typename T, int kRows, int kCluster>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     wgmma_matmul_kernel(const __grid_constant__ MatmulParams p, int64_t out, SparseTiles tiles,
                         int splits, const __grid_constant__ CUtensorMap x_map,
-                        const __grid_constant__ CUtensorMap y_map, bool y_mapped) {
+                        const __grid_constant__ CUtensorMap y_map, bool y_mapped, int row_tiles) {
   FASTOPS_DYNAMIC_SHARED(raw);
   const unsigned ring = ptx::smem_addr(raw);
   const unsigned full = ring + kRingBytes, empty = full + kRing<kRows> * 8;
-  const int thread = static_cast<int>(threadIdx.x), row = static_cast<int>(blockIdx.y) * kRows;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int block = static_cast<int>(blockIdx.x), clusters = static_cast<int>(gridDim.x) / kCluster;
+  const TileIndex tile(block / kCluster, clusters / row_tiles, row_tiles);
+  const int row = tile.row * kRows, across = tile.across * kCluster + block % kCluster;
   const int blocks = static_cast<int>(tiles.in_blocks), split = static_cast<int>(blockIdx.z);
   const int begin = blocks * split / splits, end = blocks * (split + 1) / splits;
 
@@ -287,7 +303,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
     const int warpgroup = thread / kWarpgroup - 1, warp = thread / 32 % 4, lane = thread % 32;
-    const int64_t out_block = static_cast<int64_t>(blockIdx.x) * kConsumers + warpgroup;
+    const int64_t out_block = static_cast<int64_t>(across) * kConsumers + warpgroup;
     // A warpgroup beyond the last outputs computes the last ones again, and stores nothing.
     const int64_t at = min(out_block, tiles.out_blocks - 1) * tiles.in_blocks;
     const char* weights =
@@ -329,14 +345,17 @@ void run_wgmma(const MatmulParams& p, const SparsePlan& plan, void* stream) {
   if (y_mapped)
     y = fastops::cuda::make_tensor_map(
         {p.y, p.x.dtype, 2, {out, p.x.count}, {0, out * size}, {kTileOutputs, plan.rows}, b128});
+  const int64_t row_tiles = ceil_div(p.x.count, plan.rows);
+  const int64_t blocks =
+      ceil_div(ceil_div(out, plan.outputs), plan.cluster) * plan.cluster * row_tiles;
+  if (blocks > INT32_MAX) fail("fastops.nm_linear: more than 2^31 tiles");
+  const dim3 grid(static_cast<unsigned>(blocks), 1, static_cast<unsigned>(plan.splits));
   const auto run = [&](auto* kernel, size_t shared) {
-    const dim3 grid(
-        static_cast<unsigned>(ceil_div(ceil_div(out, plan.outputs), plan.cluster) * plan.cluster),
-        static_cast<unsigned>(ceil_div(p.x.count, plan.rows)), static_cast<unsigned>(plan.splits));
     launch(kernel,
            {"nm wgmma_matmul", grid, dim3(kWgmmaThreads), shared,
             static_cast<unsigned>(plan.cluster), stream},
-           p, out, tiles, static_cast<int>(plan.splits), x, y, y_mapped);
+           p, out, tiles, static_cast<int>(plan.splits), x, y, y_mapped,
+           static_cast<int>(row_tiles));
   };
   const auto run_rows = [&]<int kRows>(std::integral_constant<int, kRows>) {
     if (plan.cluster == 4) run(&wgmma_matmul_kernel<T, kRows, 4>, kWgmmaShared<kRows>);
