@@ -16,6 +16,7 @@ using namespace softmax::cuda;
 const char* name(Kernel kernel) {
   switch (kernel) {
     case Kernel::rows: return "rows";
+    case Kernel::ring: return "ring";
     case Kernel::block_row: return "block_row";
     case Kernel::stream: return "stream";
     case Kernel::cluster: return "cluster";
@@ -35,8 +36,8 @@ DType dtype_of(const std::string& text) {
 }
 
 py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bool backward,
-                           bool full, bool aligned, bool contiguous, int64_t columns, int sm_count,
-                           int major, int shared_optin, bool clusters) {
+                           bool full, bool aligned, bool contiguous, int64_t columns, bool dense,
+                           bool log, int sm_count, int major, int shared_optin, bool hopper) {
   Problem q;
   q.rows = rows;
   q.n = n;
@@ -47,10 +48,12 @@ py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bo
   q.rows_fast = columns > 0;
   q.last_row_dim = columns > 0 ? columns : rows;
   q.aligned = aligned;
+  q.dense = dense;
+  q.log = log;
   q.full = full;
   q.backward = backward;
   q.inputs = backward ? 2 : 1;
-  const Plan p = plan(q, Device{sm_count, major, 0, shared_optin, clusters});
+  const Plan p = plan(q, Device{sm_count, major, 0, shared_optin, hopper});
   py::dict result;
   result["kernel"] = name(p.kernel);
   result["vecs"] = p.vecs;
@@ -58,6 +61,8 @@ py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bo
   result["parts"] = p.parts;
   result["threads"] = p.threads;
   result["slots"] = p.slots;
+  result["group"] = p.group;
+  result["loop"] = p.loop;
   result["blocks_per_row"] = p.blocks_per_row;
   result["chunk"] = p.chunk;
   result["blocks"] = p.blocks;
@@ -73,8 +78,8 @@ void add_softmax_plans(py::module_& m) {
   m.def("softmax_cuda_plan", &softmax_cuda_plan, py::kw_only(), py::arg("rows"), py::arg("n"),
         py::arg("dtype"), py::arg("backward") = false, py::arg("full") = false,
         py::arg("aligned") = true, py::arg("contiguous") = true, py::arg("columns") = 0,
-        py::arg("sm_count") = 132, py::arg("major") = 9, py::arg("shared_optin") = 232448,
-        py::arg("clusters") = false,
+        py::arg("dense") = false, py::arg("log") = false, py::arg("sm_count") = 132,
+        py::arg("major") = 9, py::arg("shared_optin") = 232448, py::arg("hopper") = false,
         "The kernel and its cut for a softmax problem on a device (default: an H200).");
 }
 

@@ -33,6 +33,10 @@ def softmax() -> None:
         x = torch.randn(shape)
         y = ops.softmax(x, [dim])
         ops.softmax_backward(x, y, [dim])
+    lib.simt_set_device(1, 9, 0)
+    x = torch.randn(243, 509)  # ring: slots filled again, rows that share 16 bytes
+    ops.softmax_backward(x, ops.softmax(x, [1]), [1])
+    lib.simt_set_device(4, 9, 0)
     for n, k in [(40, 7), (700, 90)]:  # a warp, and several
         x = torch.randint(9, (2, n)).float()
         y = ops.entmax(x, [1])

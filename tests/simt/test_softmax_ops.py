@@ -8,7 +8,7 @@ tests the same way. Here each kernel is reached on purpose, and every launch is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -18,14 +18,23 @@ from tests.simt.emulator import emulator, launched
 from tests.softmax.oracle import KINDS, Problem
 from tests.softmax.samples import booleans, integers, randn
 
+native = pytest.importorskip("fastops._lib._native", reason="the pybind11 module is not built")
 pytestmark = pytest.mark.usefixtures("order")
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 ops = torch.ops.fastops
 
 
 @pytest.fixture
-def clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTOPS_SM90", "1")
+
+
+@pytest.fixture
+def one_sm(hopper: None) -> Iterator[None]:
+    """Persistent kernels with few blocks, so that few rows make each go round often."""
+    emulator().simt_set_device(1, 9, 0)
+    yield
+    emulator().simt_set_device(4, 9, 0)
 
 
 def vectors(dtype: torch.dtype, count: float) -> int:
@@ -99,22 +108,113 @@ def test_causal(causal: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_cluster(dtype: torch.dtype, clusters: None) -> None:
+def test_cluster(dtype: torch.dtype, hopper: None) -> None:
     x = randn(3, vectors(dtype, 9000) | 1, dtype=dtype)
     run_all(Problem(x=x), "softmax cluster")
     run_all(Problem(x=misalign(x)[:2], mask=booleans(x.shape[1])), "softmax cluster")
 
 
-def test_sm_80_has_no_clusters(clusters: None) -> None:
+def test_sm_80_has_neither_clusters_nor_rings(hopper: None) -> None:
     """The same long rows on a device with less shared memory and without clusters."""
     emulator().simt_set_device(4, 8, 0)
     try:
-        for vec in (2500.3, 9000):
-            x = randn(3, vectors(torch.float32, vec) | 1)
+        for rows, vec in ((3, 2500.3), (3, 9000), (400, 128)):
+            x = randn(rows, vectors(torch.float32, vec) | 1)
             Problem(x=x).check_all("softmax")
-            assert launched() <= {"softmax stream", "softmax split"}
+            assert launched() <= {"softmax stream", "softmax split", "softmax rows"}
     finally:
         emulator().simt_set_device(4, 9, 0)
+
+
+# ---- Rings -----------------------------------------------------------------------------------
+
+RING_FLOATS = [torch.float32, torch.float16, torch.bfloat16]
+# Vectors of 16 bytes a row: one, four, eight a lane, and more than a lane holds. With a fraction:
+# rows that start anywhere.
+RING_ROWS = [8, 12.3, 25, 33.4, 128, 130, 400]
+
+
+def ring_plan(n: int, dtype: torch.dtype, **options: bool) -> dict:
+    return native.softmax_cuda_plan(
+        rows=1 << 30, n=n, dtype=str(dtype).removeprefix("torch."), dense=True, hopper=True,
+        sm_count=1, **options,
+    )  # fmt: skip
+
+
+def ring_rows(n: int, dtype: torch.dtype, **options: bool) -> int:
+    """As many as make every warp fill each of its slots at least twice and work on five or more;
+    the last slot is filled in part."""
+    plan = ring_plan(n, dtype, **options)
+    assert plan["kernel"] == "ring"
+    warps = plan["blocks"] * plan["threads"] // 32
+    return plan["group"] * warps * max(5, 2 * plan["slots"]) + plan["group"] // 2 + 1
+
+
+def ring_length(dtype: torch.dtype, vector_count: float) -> int:
+    n = vectors(dtype, vector_count)
+    return n if vector_count == int(vector_count) else n | 1
+
+
+@pytest.mark.parametrize("dtype", RING_FLOATS)
+@pytest.mark.parametrize("count", RING_ROWS)
+def test_ring(dtype: torch.dtype, count: float, one_sm: None) -> None:
+    n = ring_length(dtype, count)
+    for kind in KINDS:
+        x = randn(ring_rows(n, dtype, log=kind == "log_softmax"), n, dtype=dtype, spread=3)
+        problem = Problem(x=x, scale=-0.7)
+        problem.check_all(kind)
+        assert launched() == {"softmax ring"}
+    problem.check_lse(ops.logsumexp(x, [-1], scale=-0.7))
+    assert launched() == {"softmax ring"}
+
+
+@pytest.mark.parametrize("dtype", RING_FLOATS)
+@pytest.mark.parametrize("count", RING_ROWS)
+def test_ring_backward(dtype: torch.dtype, count: float, one_sm: None) -> None:
+    n = ring_length(dtype, count)
+    rows = ring_rows(n, dtype, backward=True)
+    check_backward(randn(rows, n, dtype=dtype), (1,), lambda t: t)
+    assert "softmax ring" in launched()
+
+
+def test_ring_in_place_casts_and_special_rows(one_sm: None) -> None:
+    inf, nan = torch.inf, torch.nan
+    special = torch.tensor([[1, nan, 2], [inf, 1, 2], [-inf] * 3, [-inf, 1, 2], [nan, -inf, inf]])
+    for n in (32, 49, 512, 1200):
+        x = randn(ring_rows(n, torch.float32), n)
+        x[3::7] = -inf
+        for i, row in enumerate(special):
+            x[3 + 7 * i :: 35, :3] = row
+        for kind in KINDS:
+            for dtype in RING_FLOATS:
+                y = getattr(ops, kind)(x, [-1], dtype=dtype)
+                assert launched() == {"softmax ring"}
+                expected = getattr(torch, kind)(x, -1).to(dtype)
+                torch.testing.assert_close(y, expected, equal_nan=True)
+            zeroed = getattr(ops, kind)(x, [-1], zero_masked_rows=True)
+            masked = (x == -inf).all(-1)
+            assert (zeroed[masked] == (0 if kind == "softmax" else -inf)).all()
+            y = getattr(ops, kind)(x, [-1])
+            again = x.clone()
+            getattr(ops, kind).out(again, [-1], out=again)
+            torch.testing.assert_close(again, y, rtol=0, atol=0, equal_nan=True)
+            assert launched() == {"softmax ring"}
+
+
+def test_what_rings_do_not_take(one_sm: None) -> None:
+    """Masks, rows with gaps, rows that start off 16 bytes, fp64: answered by other kernels."""
+    for dtype, n in ((torch.bfloat16, 200), (torch.float32, 100), (torch.float64, 100)):
+        x = randn(ring_rows(200, torch.bfloat16), n, dtype=dtype)
+        problems = [Problem(x=x, mask=booleans(n)), Problem(x=misalign(x))]
+        problems.append(Problem(x=x[:, : n - 8]))
+        if dtype == torch.float64:
+            problems.append(Problem(x=x))
+        for problem in problems:
+            problem.check_all("softmax")
+            assert launched() == {"softmax rows"}
+    x = randn(9, 200, dtype=torch.bfloat16)  # too few to go round
+    Problem(x=x).check_all("softmax")
+    assert launched() == {"softmax rows"}
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -254,7 +354,7 @@ def test_backward_with_everything(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_backward_cluster(dtype: torch.dtype, clusters: None) -> None:
+def test_backward_cluster(dtype: torch.dtype, hopper: None) -> None:
     n = vectors(dtype, 9000) | 1
     check_backward(randn(2, n, dtype=dtype), (1,), misalign)
     check_backward_with_everything(2, n, dtype)

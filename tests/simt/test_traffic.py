@@ -34,17 +34,19 @@ def counted(call: Callable[[], object]) -> dict[str, int]:
 # Kernel -> shape, dim, bytes per 16-bit element forward and backward, of partial results per row.
 SOFTMAX = {
     "softmax rows": ((8, 1024), 1, 4, 6, 0),
+    "softmax ring": ((400, 1024), 1, 4, 6, 0),
     "softmax block_row": ((2, 12288), 1, 4, 6, 0),
     "softmax stream": ((2, 24576), 1, 4, 6, 0),
     "softmax cluster": ((2, 131072), 1, 4, 6, 0),
     "softmax split": ((1, 262144), 1, 6, 10, 4096),
     "softmax column": ((256, 64), 0, 6, 10, 0),
 }
+HOPPER = ("softmax ring", "softmax cluster")
 
 
 @pytest.mark.parametrize("kernel", SOFTMAX)
 def test_softmax(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTOPS_SM90", str(int(kernel == "softmax cluster")))
+    monkeypatch.setenv("FASTOPS_SM90", str(int(kernel in HOPPER)))
     shape, dim, forward, backward, partial = SOFTMAX[kernel]
     x = randn(*shape, dtype=HALF)
     y = torch.empty_like(x)

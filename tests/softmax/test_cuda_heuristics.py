@@ -46,9 +46,31 @@ def test_few_long_rows_are_split_over_the_chip() -> None:
 def test_clusters_wait_for_a_record_from_hardware() -> None:
     for n in (65536, 131072, 1 << 20):
         assert plan(4096, n)["kernel"] != "cluster"
-    assert plan(4096, 1 << 20, clusters=True)["kernel"] == "cluster"
-    assert plan(4096, 1 << 20, clusters=True)["blocks_per_row"] == 16
-    assert plan(4096, 1 << 20, clusters=True, **A100)["kernel"] == "split"
+    assert plan(4096, 1 << 20, hopper=True)["kernel"] == "cluster"
+    assert plan(4096, 1 << 20, hopper=True)["blocks_per_row"] == 16
+    assert plan(4096, 1 << 20, hopper=True, **A100)["kernel"] == "split"
+
+
+def test_rings_wait_for_a_record_from_hardware() -> None:
+    for n, last in ((64, "ring"), (4096, "ring"), (8192, "ring"), (8200, "block_row")):
+        assert plan(1 << 18, n)["kernel"] in ("rows", "block_row")
+        assert plan(1 << 18, n, dense=True)["kernel"] in ("rows", "block_row")
+        assert plan(1 << 18, n, dense=True, hopper=True)["kernel"] == last
+    for options in ({"dense": False}, {"full": True}, A100):
+        assert plan(1 << 18, 256, **{"dense": True, "hopper": True, **options})["kernel"] == "rows"
+    assert plan(1 << 18, 63, dense=True, hopper=True)["kernel"] == "rows"
+
+
+def test_rings_keep_an_sm_busy() -> None:
+    """64 KB in flight or more, and a warp for each scheduler at least, at every length."""
+    for dtype in ("bfloat16", "float32"):
+        for n in range(64, 16384 // BYTES[dtype] + 1):
+            p = plan(1 << 20, n, dtype, dense=True, hopper=True, aligned=n % 8 == 0)
+            if p["kernel"] != "ring":
+                continue
+            blocks = p["blocks"] // H200["sm_count"]
+            assert blocks * p["shared_bytes"] * (p["slots"] - 1) // p["slots"] >= 64 * 1024
+            assert blocks * p["threads"] // 32 >= 4
 
 
 def test_rows_across_memory() -> None:
@@ -64,13 +86,18 @@ def test_rows_across_memory() -> None:
     backward=st.booleans(),
     full=st.booleans(),
     aligned=st.booleans(),
-    clusters=st.booleans(),
+    hopper=st.booleans(),
+    dense=st.booleans(),
+    log=st.booleans(),
     device=st.sampled_from([H200, A100]),
 )
-def test_every_plan_covers_its_rows(rows, n, dtype, backward, full, aligned, clusters, device):
+def test_every_plan_covers_its_rows(
+    rows, n, dtype, backward, full, aligned, hopper, dense, log, device
+):
     p = plan(
-        rows, n, dtype, backward=backward, full=full, aligned=aligned, clusters=clusters, **device
-    )
+        rows, n, dtype, backward=backward, full=full, aligned=aligned, hopper=hopper, dense=dense,
+        log=log, **device,
+    )  # fmt: skip
     per = VECTOR // BYTES[dtype]
     vectors = -(-(n + (0 if aligned else per - 1)) // per)
     inputs = 2 if backward else 1
@@ -84,6 +111,20 @@ def test_every_plan_covers_its_rows(rows, n, dtype, backward, full, aligned, clu
             assert (p["blocks"] - 1) * rows_per_block < rows <= p["blocks"] * rows_per_block
             assert p["vecs"] in ((1, 4) if full or dtype == "float64" else (1, 2, 4, 8))
             assert not (backward and p["vecs"] == 8)
+        case "ring":
+            assert hopper and device == H200 and dense and not full and dtype != "float64"
+            assert p["lanes"] in (8, 16, 32) and p["group"] % (32 // p["lanes"]) == 0
+            assert p["loop"] or p["lanes"] * p["vecs"] >= vectors
+            assert p["vecs"] in ((1, 4) if backward or log else (1, 4, 8))
+            bytes_copied = p["group"] * n * BYTES[dtype]
+            assert bytes_copied % VECTOR == 0
+            assert n * BYTES[dtype] >= 128 and 2048 <= inputs * bytes_copied <= 16384
+            warps = p["threads"] // 32
+            assert p["threads"] <= 128 and 2 <= p["slots"] <= 4
+            assert p["shared_bytes"] == warps * p["slots"] * inputs * bytes_copied
+            # Every warp has two slots to fill or more.
+            assert 2 * warps * p["blocks"] <= -(-rows // p["group"])
+            assert p["blocks"] % device["sm_count"] == 0
         case "block_row":
             assert p["blocks"] == rows and p["threads"] * 4 >= vectors
         case "stream" | "cluster":

@@ -103,6 +103,28 @@ __device__ __forceinline__ Raw load_partial(const T* row, int first, int count, 
   return raw_of(low, high);
 }
 
+// The elements [first, first + kVec) of a row as loaded, those outside [0, count) replaced by the
+// bits of `fill`.
+template <typename T>
+__device__ __forceinline__ Raw keep_elements(const Raw& raw, int first, int count, uint64_t fill) {
+  static_assert(sizeof(T) <= 4);
+  constexpr int kPerWord = 4 / sizeof(T);
+  const uint32_t word[4] = {raw.x, raw.y, raw.z, raw.w};
+  uint32_t kept[4];
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    uint32_t keep = 0;
+#pragma unroll
+    for (int i = 0; i < kPerWord; ++i) {
+      const int at = first + w * kPerWord + i;
+      const uint32_t ones = kPerWord == 1 ? ~0u : 0xffffu << (16 * i);
+      if (at >= 0 && at < count) keep |= ones;
+    }
+    kept[w] = (word[w] & keep) | (static_cast<uint32_t>(fill) & ~keep);
+  }
+  return {kept[0], kept[1], kept[2], kept[3]};
+}
+
 // Stores those of the 16 / sizeof(T) elements from `first` on that lie in [0, count).
 template <typename T>
 __device__ __forceinline__ void store_partial(T* row, int first, int count, const Raw& raw) {

@@ -17,11 +17,12 @@ struct Device {
   int sm_count;
   int major, minor;
   int shared_optin;  // most dynamic shared memory of one block, in bytes
-  bool clusters;     // run cluster kernels; off until a record from hardware says they pay
+  bool hopper;       // run the kernels for sm_90; off until a record from hardware says they pay
 };
 
 enum class Kernel : int8_t {
   rows,       // several lanes per row, in registers
+  ring,       // the same from rings in shared memory that bulk copies fill (sm_90)
   block_row,  // a block per row, in registers
   stream,     // a block per row, in shared memory, the next row on its way
   cluster,    // the same with several blocks per row (sm_90)
@@ -32,11 +33,13 @@ enum class Kernel : int8_t {
 
 struct Plan {
   Kernel kernel = Kernel::strided;
-  int vecs = 0;            // rows: vectors a lane holds of a row
-  int lanes = 0;           // rows: lanes per row; column, strided: rows or packs along x
+  int vecs = 0;            // rows, ring: vectors a lane holds of a row
+  bool loop = false;       // ring: the row does not fit them, so it is read twice from its slot
+  int lanes = 0;           // rows, ring: lanes per row; column, strided: rows or packs along x
   int parts = 0;           // column, strided: threads that share a row
   int threads = 0;         // per block
-  int slots = 0;           // stream, cluster: vectors a thread holds
+  int slots = 0;           // stream, cluster: vectors a thread holds; ring: slots a warp
+  int group = 0;           // ring: rows a slot
   int blocks_per_row = 1;  // cluster: its size; split: chunks
   int chunk = 0;           // split: elements per chunk
   int64_t blocks = 0;
@@ -52,7 +55,9 @@ struct Problem {
   bool contiguous = false;  // rows lie in memory one element after the other
   bool columns = false;     // vectors lie across rows: last row dim contiguous and aligned
   bool aligned = false;     // every row starts on 16 bytes
+  bool dense = false;       // rows of every input follow each other, the first one on 16 bytes
   bool full = false;        // mask, bias, lengths, causality or a scale per row
+  bool log = false;         // log_softmax or logsumexp
   bool backward = false;
   bool reduces = true;  // false: logsumexp backward
   int inputs = 1;       // tensors of x's size that are read
@@ -70,6 +75,12 @@ inline constexpr int kStreamBlock = 512;
 inline constexpr int kStaticShared = 2048;            // more than any stream kernel declares
 inline constexpr int kComfortableSlice = 112 * 1024;  // two blocks fit an SM of sm_90
 inline constexpr int kPortableClusterSize = 8, kMaxClusterSize = 16;
+
+inline constexpr int kRingThreads = 128, kRingStages = 4;
+inline constexpr int kRingRowBytes = 128;         // shorter rows stay with `rows`
+inline constexpr int kRingCopyBytes = 2048;       // of a bulk copy, at least
+inline constexpr int kRingSlotBytes = 16 * 1024;  // of a slot, at most
+inline constexpr int kRingSmBytes = 192 * 1024;   // of an SM's rings, unless two slots are longer
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -101,6 +112,51 @@ inline Plan plan_rows(const Problem& q, int64_t vectors) {
   plan.lanes = std::min(kWarpLanes, round_up_pow2(ceil_div(vectors, plan.vecs)));
   plan.threads = 128;
   plan.blocks = ceil_div(q.rows, int64_t(plan.threads / plan.lanes) * rows_in_flight(q, plan.vecs));
+  return plan;
+}
+
+// Blocks of a ring kernel that registers let share an SM: 168, 128 or 80 a thread.
+constexpr int ring_blocks_by_registers(int vecs, bool loop) { return vecs == 8 ? 3 : loop ? 4 : 6; }
+
+// Rows of n elements whose bytes are a multiple of 16.
+constexpr int whole_rows(const Problem& q) {
+  int rows = 1;
+  while (rows * q.n * static_cast<int>(size_of(q.in)) % 16 != 0) rows *= 2;
+  return rows;
+}
+
+// Rings where rows are dense and every warp has more than one slot to fill; kernel stays strided
+// elsewhere.
+inline Plan plan_ring(const Problem& q, const Device& device, int64_t vectors) {
+  Plan plan;
+  const int64_t row_bytes = q.n * static_cast<int>(size_of(q.in)) * q.inputs;
+  if (!q.dense || q.full || !q.reduces || q.in == DType::f64) return plan;
+  if (row_bytes < kRingRowBytes * q.inputs || row_bytes > kRingSlotBytes) return plan;
+  // Only exponentials are worth holding in registers: the other operators have none to save.
+  const bool holds = !q.backward && !q.log;
+  plan.vecs = vectors <= 16 ? 1 : holds && 128 < vectors && vectors <= 256 ? 8 : 4;
+  plan.loop = plan.vecs == 4 && !(holds && vectors <= 128);
+  plan.lanes = std::clamp(round_up_pow2(ceil_div(vectors, plan.vecs)), 8, kWarpLanes);
+  const int64_t least = std::max(whole_rows(q), kWarpLanes / plan.lanes);
+  const int64_t group = least * ceil_div(kRingCopyBytes, least * row_bytes);
+  const int64_t slot = group * row_bytes;
+  if (slot > kRingSlotBytes) return plan;
+  plan.group = static_cast<int>(group);
+  const int by_registers = ring_blocks_by_registers(plan.vecs, plan.loop);
+  const int64_t wanted = kRingSmBytes / (by_registers * (kRingThreads / kWarpLanes)) / slot;
+  plan.slots = static_cast<int>(std::clamp<int64_t>(wanted, 2, kRingStages));
+  const int64_t ring = plan.slots * slot;
+  const int64_t warps = std::clamp<int64_t>(kComfortableSlice / ring, 1, kRingThreads / kWarpLanes);
+  plan.threads = static_cast<int>(warps) * kWarpLanes;
+  plan.shared_bytes = static_cast<size_t>(warps * ring);
+  const int64_t fit =
+      (device.shared_optin + 1024) / static_cast<int64_t>(plan.shared_bytes + kStaticShared);
+  const int64_t resident =
+      device.sm_count * std::clamp<int64_t>(fit, 1, ring_blocks_by_registers(plan.vecs, plan.loop));
+  const int64_t groups = ceil_div(q.rows, group);
+  if (groups < 2 * resident * warps) return plan;
+  plan.kernel = Kernel::ring;
+  plan.blocks = resident;
   return plan;
 }
 
@@ -183,6 +239,11 @@ inline Plan plan(const Problem& q, const Device& device) {
     return plan_walk(q, column ? Kernel::column : Kernel::strided);
   }
   const int64_t vectors = row_vectors(q);
+  const bool hopper = device.hopper && device.major == 9;
+  if (hopper) {
+    const Plan ring = plan_ring(q, device, vectors);
+    if (ring.kernel == Kernel::ring) return ring;
+  }
   const bool single = q.full || q.in == DType::f64 || q.backward;
   if (vectors <= (single ? 4 : 8) * kWarpLanes) return plan_rows(q, vectors);
   if (vectors <= kMaxBlockRowVectors) {
@@ -197,7 +258,7 @@ inline Plan plan(const Problem& q, const Device& device) {
   Plan stream = plan_stream(q, device, vectors, 1);
   const bool comfortable =
       stream.kernel == Kernel::stream && stream.shared_bytes <= size_t(kComfortableSlice);
-  if (device.clusters && device.major == 9 && !comfortable) {
+  if (hopper && !comfortable) {
     const Plan cluster = plan_cluster(q, device, vectors);
     if (cluster.kernel == Kernel::cluster) return cluster;
   }
@@ -214,6 +275,12 @@ inline bool rows_aligned(const Shape& s, const Operand& t, size_t bytes, int ski
   for (int d = 0; d < s.row_dims - skip_last; ++d)
     if (s.row_size[d] > 1 && t.row_stride[d] * size % bytes != 0) return false;
   return true;
+}
+
+// The rows of an operand follow each other, from an address that is a multiple of 16 bytes on.
+inline bool rows_dense(const Shape& s, const Operand& t) {
+  if (reinterpret_cast<uintptr_t>(t.data) % kVectorBytes != 0 || s.row_dims > 1) return false;
+  return s.rows == 1 || t.row_stride[0] == s.n;
 }
 
 inline bool reduces_contiguously(const Shape& s, const Operand& t) {
@@ -248,6 +315,8 @@ void describe(Problem& q, const Params& p, const Operand& x, const Operand& out)
   q.contiguous = reduces_contiguously(s, x) && reduces_contiguously(s, out);
   q.columns = has_columns(s, x, per) && has_columns(s, out, per);
   q.aligned = rows_aligned(s, x, kVectorBytes);
+  q.dense = rows_dense(s, x);
+  q.log = p.kind != Kind::softmax;
   q.last_row_dim = s.row_dims > 0 ? s.row_size[s.row_dims - 1] : 1;
   auto magnitude = [](int64_t v) { return v < 0 ? -v : v; };
   q.rows_fast =
@@ -275,6 +344,7 @@ inline Problem problem(const BackwardParams& p) {
     q.full = p.mask || p.lengths || p.causal;  // the scale is applied after the fact
     q.tuned = q.tuned && p.dy.dtype == q.in;
     q.contiguous = q.contiguous && reduces_contiguously(p.shape, p.dy);
+    q.dense = q.dense && rows_dense(p.shape, p.dy);
     q.columns = q.columns && has_columns(p.shape, p.dy, per);
   } else {
     q.full |= bool(p.row_scale);

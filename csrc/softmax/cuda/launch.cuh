@@ -72,10 +72,18 @@ void run_contiguous(const typename Op::Params& p, const Plan& plan, void* stream
 }
 
 #ifdef FASTOPS_CUDA_SM90
-// Defined in cluster.cu, which only sm_90 compiles.
+// Defined in cluster.cu and ring_*.cu, which only sm_90 compiles.
 void run_cluster(const ForwardParams& p, const Plan& plan, bool full, void* stream);
 void run_cluster(const BackwardParams& p, const Plan& plan, bool full, void* stream);
+template <typename In>
+void run_ring(const ForwardParams& p, const Plan& plan, void* stream);
+template <typename In>
+void run_ring(const BackwardParams& p, const Plan& plan, void* stream);
 #else
+template <typename In, typename Params>
+void run_ring(const Params&, const Plan&, void*) {
+  fail("fastops.softmax: this build has no sm_90 kernels");
+}
 template <typename Params>
 void run_cluster(const Params&, const Plan&, bool, void*) {
   fail("fastops.softmax: this build has no sm_90 kernels");
@@ -86,6 +94,8 @@ template <typename In>
 void run_forward(const ForwardParams& p, const Plan& plan, bool full, void* stream) {
   const bool log = p.kind != Kind::softmax;
   if (plan.kernel == Kernel::cluster) return run_cluster(p, plan, full, stream);
+  if constexpr (sizeof(In) < 8)
+    if (plan.kernel == Kernel::ring) return run_ring<In>(p, plan, stream);
   if (plan.kernel == Kernel::column)
     return launch(&column_forward_kernel<In>, config("softmax column", plan, stream), p, plan.lanes,
                   plan.parts);
@@ -100,6 +110,8 @@ void run_forward(const ForwardParams& p, const Plan& plan, bool full, void* stre
 template <typename In>
 void run_backward(const BackwardParams& p, const Plan& plan, bool full, void* stream) {
   if (plan.kernel == Kernel::cluster) return run_cluster(p, plan, full, stream);
+  if constexpr (sizeof(In) < 8)
+    if (plan.kernel == Kernel::ring) return run_ring<In>(p, plan, stream);
   if (plan.kernel == Kernel::column)
     return launch(&column_backward_kernel<In>, config("softmax column backward", plan, stream), p,
                   plan.lanes, plan.parts);

@@ -1,0 +1,8 @@
+#include "softmax/cuda/ring_launch.cuh"
+
+namespace fastops::softmax::cuda {
+
+template void run_ring<__nv_bfloat16>(const ForwardParams& p, const Plan& plan, void* stream);
+template void run_ring<__nv_bfloat16>(const BackwardParams& p, const Plan& plan, void* stream);
+
+}  // namespace fastops::softmax::cuda
