@@ -187,7 +187,7 @@ int64_t nm_kind(const Tensor& values, int64_t n, int64_t m, int64_t in_features,
 }
 
 Kind kind_of(const char* op, int64_t kind) {
-  FASTOPS_CHECK(kind >= 0 && kind <= int64_t(Kind::pairs), op, ": unknown packing ", kind);
+  FASTOPS_CHECK(kind >= 0 && kind <= int64_t(Kind::pair_panels), op, ": unknown packing ", kind);
   return Kind(kind);
 }
 

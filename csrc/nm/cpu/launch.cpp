@@ -48,9 +48,9 @@ int64_t stream_ahead() {
   return bytes;
 }
 
-Kind choose_kind(const Weight&, DType dtype, int64_t rows, bool transposed) {
+Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed) {
   static const Bf16 bf16 = bf16_abilities();
-  return plan(rows, transposed, dtype == DType::bf16 ? bf16 : Bf16{});
+  return plan(weight.pattern, rows, transposed, dtype == DType::bf16 ? bf16 : Bf16{});
 }
 
 void matmul(const MatmulParams& p) {
@@ -58,6 +58,9 @@ void matmul(const MatmulParams& p) {
     case Kind::stream: return kernels().stream_matmul(p);
     case Kind::panels:
     case Kind::panels_transposed: return kernels().panel_matmul(p);
+    case Kind::pair_panels:
+      if (p.x.dtype == DType::bf16 && kernels().pair_matmul) return kernels().panel_matmul(p);
+      break;
     case Kind::pairs:
       if (p.x.dtype == DType::bf16 && kernels().pair_matmul) return kernels().pair_matmul(p);
       break;

@@ -20,7 +20,19 @@ struct Indices {
   void next() {
     v = _mm512_srli_epi32(v, kBits);
   }
+  // The current index counted from the last multiple of 16 before `group`, which it adds to.
+  template <int kBits>
+  Indices from_line(int32_t group) const {
+    const __m512i mask = _mm512_set1_epi32((1 << kBits) - 1);
+    return {_mm512_ternarylogic_epi32(v, mask, _mm512_set1_epi32(group), 0xEA)};  // & mask | group
+  }
 };
+// A lookup may load the whole line that its group is in, where no group is in two: a line costs no
+// more than its load, while on AMD's cores broadcasting 16 bytes of it costs as much as a lookup.
+constexpr bool kLookupByLine = true;
+inline VecF32 lookup_in_line(const float* line, Indices i) {
+  return _mm512_permutexvar_ps(i.v, _mm512_load_ps(line));
+}
 template <int kBits>
 VecF32 lookup(const float* group, Indices i) {
   if constexpr (kBits == 2) {
@@ -78,6 +90,9 @@ VecF32 lookup(const float* group, Indices i) {
   for (int lane = 0; lane < VecF32::size; ++lane) r.v[lane] = group[i.v[lane] & kMask];
   return r;
 }
+#endif
+#ifndef FASTOPS_AVX512
+constexpr bool kLookupByLine = false;
 #endif
 
 }  // namespace

@@ -69,14 +69,17 @@ void pack_pairs(const PackParams& p) {
 }
 
 // One bit for each input of a tile.
-using Inputs = uint64_t;
-static_assert(kPanelInputs <= 64);
+__extension__ using Inputs = unsigned __int128;
+static_assert(kPanelInputs <= 128 && kWideInputs <= 128);
 
-int count(Inputs inputs) { return __builtin_popcountll(inputs); }
+int count(Inputs inputs) {
+  return __builtin_popcountll(uint64_t(inputs)) + __builtin_popcountll(uint64_t(inputs >> 64));
+}
 
 // The lowest input of those left, which is taken.
 int take(Inputs& inputs) {
-  const int input = __builtin_ctzll(inputs);
+  const uint64_t low = uint64_t(inputs);
+  const int input = low ? __builtin_ctzll(low) : 64 + __builtin_ctzll(uint64_t(inputs >> 64));
   inputs &= inputs - 1;
   return input;
 }
@@ -85,14 +88,16 @@ int take(Inputs& inputs) {
 class Tile {
  public:
   Tile(const PackParams& p, const PanelLayout& layout)
-      : p_(p), layout_(layout), source_(size_t(kPanelOutputs) * kPanelInputs) {}
+      : p_(p), layout_(layout), source_(size_t(kPanelOutputs * layout.tile_inputs)) {}
 
   void read(int64_t output_tile, int64_t input_tile) {
     std::fill(inputs_, inputs_ + kPanelOutputs, Inputs{0});
-    const int64_t output = output_tile * kPanelOutputs, input = input_tile * kPanelInputs;
+    const int64_t output = output_tile * kPanelOutputs, input = input_tile * layout_.tile_inputs;
     const int64_t outputs = layout_.outputs_of(output_tile);
     const int64_t inputs = layout_.inputs_of(input_tile);
-    if (p_.kind == Kind::panels_transposed) {
+    if (p_.kind == Kind::pair_panels) {
+      read_pairs(output, outputs, input / kPairsOfFour, inputs / kPairsOfFour);
+    } else if (p_.kind == Kind::panels_transposed) {
       read_rows(input, inputs, output, outputs, [&](int64_t row, int64_t col, int32_t source) {
         add(int(col - output), int(row - input), source);
       });
@@ -105,13 +110,27 @@ class Tile {
 
   Inputs inputs(int output) const { return inputs_[output]; }
   int32_t source(int output, int input) const {
-    return source_[size_t(output) * kPanelInputs + size_t(input)];
+    return source_[size_t(output * layout_.tile_inputs + input)];
   }
 
  private:
   void add(int output, int input, int32_t source) {
     inputs_[output] |= Inputs{1} << input;
-    source_[size_t(output) * kPanelInputs + size_t(input)] = source;
+    source_[size_t(output * layout_.tile_inputs + input)] = source;
+  }
+
+  // Which pair of its group is kept in each of `groups` groups from `group` on; its first source.
+  void read_pairs(int64_t row, int64_t rows, int64_t group, int64_t groups) {
+    const int m = p_.weight.pattern.m, bits = index_bits(m);
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint8_t* indices = p_.indices + (row + r) * p_.weight.index_row_bytes();
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t q = (group + g) * 2;
+        const int a = stored_index(indices, q, bits, m), b = stored_index(indices, q + 1, bits, m);
+        const int pair = a < b ? a * (5 - a) / 2 + b - 1 : 0;  // they rise, or are broken
+        add(int(r), int(g) * kPairsOfFour + pair, int32_t((row + r) * p_.weight.kept() + q));
+      }
+    }
   }
 
   // Every kept element in `rows` rows from `row` on and `cols` columns from `col` on.
@@ -171,14 +190,16 @@ std::vector<Pair> match(const Tile& tile, int outputs) {
 }
 
 void emit(const Tile& tile, const std::vector<Pair>& pairs, PairHead* head, uint16_t* offset,
-          int32_t* source) {
+          int32_t* source, int together) {
   const int pitch = kernels().pitch;
   for (Pair pair : pairs) {
     const int rest_a = count(pair.first_rest), rest_b = count(pair.second_rest);
     const int apart = rest_a < rest_b ? rest_a : rest_b;
     *head++ = {uint16_t(pair.first), uint16_t(pair.second),    uint16_t(count(pair.shared)),
                uint16_t(apart),      uint16_t(rest_a - apart), uint16_t(rest_b - apart)};
-    const auto put = [&](int output, int input) { *source++ = tile.source(output, input); };
+    const auto put = [&](int output, int input) {
+      for (int i = 0; i < together; ++i) *source++ = tile.source(output, input) + i;
+    };
     const auto one = [&](int output, Inputs& inputs) {
       const int input = take(inputs);
       *offset++ = uint16_t(input * pitch);
@@ -200,8 +221,8 @@ void emit(const Tile& tile, const std::vector<Pair>& pairs, PairHead* head, uint
 }
 
 void pack_panels(const PackParams& p) {
-  const bool transposed = p.kind == Kind::panels_transposed;
-  const PanelStructure out(p.weight, transposed, p.structure);
+  const PanelStructure out(p.weight, p.kind, p.structure);
+  const int together = p.kind == Kind::pair_panels ? 2 : 1;  // elements of a weight
   int64_t* start = out.start();
   parallel_for(0, out.tiles(), 1, [&](int64_t begin, int64_t end) {
     Tile tile(p, out);
@@ -214,13 +235,14 @@ void pack_panels(const PackParams& p) {
   start[0] = 0;
   for (int64_t t = 0; t < out.tiles(); ++t) start[t + 1] += start[t];
   // Indices that repeat within a group are refused before; here they only must do no harm.
-  for (int64_t i = start[out.tiles()]; i < p.weight.out * p.weight.kept(); ++i) p.source[i] = -1;
+  for (int64_t i = start[out.tiles()] * together; i < p.weight.out * p.weight.kept(); ++i)
+    p.source[i] = -1;
   parallel_for(0, out.tiles(), 1, [&](int64_t begin, int64_t end) {
     Tile tile(p, out);
     for (int64_t t = begin; t < end; ++t) {
       tile.read(t / out.input_tiles, t % out.input_tiles);
       emit(tile, match(tile, out.outputs_of(t / out.input_tiles)), out.heads(t),
-           out.offsets_from(t), p.source + start[t]);
+           out.offsets_from(t), p.source + start[t] * together, together);
     }
   });
 }
@@ -282,9 +304,15 @@ PackSizes pack_sizes(PackParams& p) {
     }
     case Kind::panels:
     case Kind::panels_transposed: {
-      const PanelLayout layout(p.weight, p.kind == Kind::panels_transposed);
+      const PanelLayout layout(p.weight, p.kind);
       const int64_t kept = p.weight.out * p.weight.kept();
       return {layout.offsets_at() + 2 * kept, kept};
+    }
+    case Kind::pair_panels: {
+      if (!kernels().pair_matmul || p.weight.pattern.n != 2 || p.weight.pattern.m != 4) break;
+      const PanelLayout layout(p.weight, p.kind);
+      const int64_t kept = p.weight.out * p.weight.kept();
+      return {layout.offsets_at() + kept, kept};
     }
     case Kind::pairs: {
       const PairLayout layout(p.weight);
@@ -294,8 +322,9 @@ PackSizes pack_sizes(PackParams& p) {
       const AmxLayout layout(p.weight);
       return {layout.structure_bytes(), layout.weights()};
     }
-    default: fail("fastops._nm_pack: no such packing on the CPU");
+    default: break;
   }
+  fail("fastops._nm_pack: no such packing on the CPU");
 }
 
 void pack(const PackParams& p) {

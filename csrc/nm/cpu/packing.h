@@ -34,7 +34,8 @@ struct StreamLayout {
 
 // ---- panels: lanes are rows of the activation ------------------------------------------------
 // The (possibly transposed) weight is cut into tiles of kPanelOutputs outputs by kPanelInputs
-// inputs. In a tile outputs go in pairs that share many inputs, so that a loaded input serves two.
+// inputs, or kWideInputs where few are kept: an output's sums come and go once a tile. In a tile
+// outputs go in pairs that share many inputs, so that a loaded input serves two.
 //
 // structure: int64 start[tiles + 1], then PairHead [tile][pair], then offsets uint16 from
 //            start[tile] on: of the input in a packed panel, in bytes. Per pair those of inputs
@@ -42,7 +43,11 @@ struct StreamLayout {
 // weights:   from start[tile] on, per pair (first, second) of each shared input, (first, second) of
 //            inputs apart, then the rest of either.
 // The offsets of a pair are fewer than its weights, so one start serves both.
-inline constexpr int kPanelOutputs = 256, kPanelInputs = 64;
+//
+// pair_panels: the same for bf16 2:4, where an input is one of the kPairsOfFour pairs that a group
+// of four has, in lexicographic order, and a weight is the two kept of a group.
+inline constexpr int kPanelOutputs = 256, kPanelInputs = 64, kWideInputs = 128;
+inline constexpr int kPairsOfFour = 6, kPairInputs = 16 * kPairsOfFour;
 
 struct PairHead {
   uint16_t first, second;  // outputs of the tile; second == kPanelOutputs: none
@@ -50,13 +55,20 @@ struct PairHead {
 };
 
 struct PanelLayout {
-  int64_t outputs, inputs, output_tiles, input_tiles, pairs;
+  bool wide;
+  int64_t outputs, inputs, tile_inputs, output_tiles, input_tiles, pairs;
 
-  PanelLayout(const Weight& w, bool transposed)
-      : outputs(transposed ? w.in : w.out),
-        inputs(transposed ? w.out : w.in),
+  PanelLayout(const Weight& w, Kind kind)
+      : wide(w.pattern.n * 8 <= w.pattern.m),
+        outputs(kind == Kind::panels_transposed ? w.in : w.out),
+        inputs(kind == Kind::panels_transposed ? w.out
+               : kind == Kind::pair_panels     ? w.in / 4 * kPairsOfFour
+                                               : w.in),
+        tile_inputs(kind == Kind::pair_panels ? kPairInputs
+                    : wide                    ? kWideInputs
+                                              : kPanelInputs),
         output_tiles(ceil_div(outputs, kPanelOutputs)),
-        input_tiles(ceil_div(inputs, kPanelInputs)),
+        input_tiles(ceil_div(inputs, tile_inputs)),
         pairs(kPanelOutputs / 2) {}
   int64_t tiles() const { return output_tiles * input_tiles; }
   int64_t tile(int64_t output_tile, int64_t input_tile) const {
@@ -67,8 +79,8 @@ struct PanelLayout {
     return int(left < kPanelOutputs ? left : kPanelOutputs);
   }
   int inputs_of(int64_t input_tile) const {
-    const int64_t left = inputs - input_tile * kPanelInputs;
-    return int(left < kPanelInputs ? left : kPanelInputs);
+    const int64_t left = inputs - input_tile * tile_inputs;
+    return int(left < tile_inputs ? left : tile_inputs);
   }
   int64_t heads_at() const { return (tiles() + 1) * int64_t(sizeof(int64_t)); }
   int64_t offsets_at() const { return heads_at() + tiles() * pairs * int64_t(sizeof(PairHead)); }
@@ -78,8 +90,8 @@ struct PanelLayout {
 struct PanelStructure : PanelLayout {
   uint8_t* bytes;
 
-  PanelStructure(const Weight& w, bool transposed, const uint8_t* structure)
-      : PanelLayout(w, transposed), bytes(const_cast<uint8_t*>(structure)) {}
+  PanelStructure(const Weight& w, Kind kind, const uint8_t* structure)
+      : PanelLayout(w, kind), bytes(const_cast<uint8_t*>(structure)) {}
   int64_t* start() const { return reinterpret_cast<int64_t*>(bytes); }
   PairHead* heads(int64_t tile) const {
     return reinterpret_cast<PairHead*>(bytes + heads_at()) + tile * pairs;

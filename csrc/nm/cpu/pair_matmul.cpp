@@ -1,9 +1,13 @@
 // bf16 where the CPU multiplies pairs (vdpbf16ps): lanes are outputs, each with two kept elements
-// at a time. The few activations they may meet are broadcast, and each lane looks its two up
-// (vpermw). One kernel for few rows, where it streams the weight once, and for many, 16 at a time.
+// at a time. 32 activations fill a register, from which each lane looks its two up (vpermw). One
+// kernel for few rows, where it streams the weight once, and for many, 16 at a time.
 //
-// Order with many rows: outputs whose weights fit in L2, 16 rows, 768 inputs of them (25 KB, L1),
+// Order with many rows: outputs whose weights fit in L2, 16 rows, 512 inputs of them (16 KB, L1),
 // vectors of outputs.
+//
+// A window of 32 activations is a line of its own for each row, the rows side by side. So a lookup
+// loads what it looks up in, at a constant address: on AMD's cores a broadcast of 16 or 32 bytes
+// costs as much as the lookup, and a pitch between rows would take more registers than there are.
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "nm/cpu/epilogue.h"
@@ -17,34 +21,17 @@ namespace {
 
 constexpr int kLanes = VecF32::size;
 constexpr int kMostRows = 16;
-constexpr int64_t kChunk = 768;                // inputs
-constexpr int64_t kOverhang = 32;              // a lookup may load so many from a unit's first on
+constexpr int kWindow = 32;                    // inputs, of whole units with their padding
+constexpr int64_t kChunk = 512;                // inputs
 constexpr int64_t kBytesTogether = 512 << 10;  // of packed weight
 constexpr int64_t kRowsPacked = 1024;
 
-// What lookups of kBits choose from: as many bf16 as they can tell apart, again and again.
-template <int kBits>
-__m512i broadcast(const bf16* unit) {
-  if constexpr (kBits == 2) {
-    int64_t four;
-    __builtin_memcpy(&four, unit, sizeof(four));
-    return _mm512_set1_epi64(four);
-  } else if constexpr (kBits == 3) {
-    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(unit)));
-  } else if constexpr (kBits == 4) {
-    return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(unit)));
-  } else {
-    return _mm512_loadu_si512(unit);
-  }
-}
-
-// Some rows of the activation, packed [chunk][row][pitch], and the weight they meet.
+// Some rows of the activation, packed [chunk][window][row][kWindow], and the weight they meet.
 struct Problem {
   const MatmulParams& p;
   PairLayout layout;
   Epilogue<bf16> epilogue;
-  const int32_t* unit_at;  // by step: where its unit starts in a chunk
-  int64_t chunk_units, chunks, pitch;
+  int64_t chunk_units, chunks, chunk_windows;
   int64_t ahead;  // of the weights, in elements
 
   const bf16* weights(int64_t vector, int64_t step) const {
@@ -62,8 +49,10 @@ template <int kRows, int kVectors, int kBits>
 void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, int64_t vector,
                  float* sums) {
   constexpr int kPerWord = 16 / kBits;
-  const int64_t first = chunk * q.chunk_units * q.layout.pairs;
-  const int64_t last = first + q.chunk_units * q.layout.pairs;
+  constexpr int kUnits = kWindow >> kBits;  // in a window
+  const int pairs = q.layout.pairs;
+  const int64_t first = chunk * q.chunk_units * pairs;
+  const int64_t last = first + q.chunk_units * pairs;
   const int64_t end = last < q.layout.steps ? last : q.layout.steps;
   const bool continued = chunk > 0, done = end == q.layout.steps;
   const bf16* weight[kVectors];
@@ -78,6 +67,10 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
       sum[v][r] =
           continued ? _mm512_loadu_ps(sums + (v * kRows + r) * kLanes) : _mm512_setzero_ps();
   }
+  const __m512i mask = _mm512_set1_epi16((1 << kBits) - 1);
+  const __m512i unit_size = _mm512_set1_epi16(1 << kBits);
+  __m512i base = _mm512_setzero_si512();  // of the unit in its window; lookups ignore what is above
+  int pair = 0, unit = 0;
   for (int64_t at = first; at < end; at += kPerWord) {
     __m512i index[kVectors];
 #pragma GCC unroll 4
@@ -87,20 +80,30 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
     }
     const int64_t stop = end < at + kPerWord ? end : at + kPerWord;
     for (int64_t step = at; step < stop; ++step) {
-      const bf16* unit = x + q.unit_at[step];
+      __m512bh w[kVectors];
+      __m512i place[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const bf16* from = weight[v] + step * 2 * kLanes;
-        __builtin_prefetch(from + q.ahead);
-        const auto w = (__m512bh)_mm512_loadu_si512(from);
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const __m512i of =
-              _mm512_permutexvar_epi16(index[v], broadcast<kBits>(unit + r * q.pitch));
-          sum[v][r] = _mm512_dpbf16_ps(sum[v][r], w, (__m512bh)of);
-        }
+        if constexpr (kRows <= kStreamRows) __builtin_prefetch(from + q.ahead);
+        w[v] = (__m512bh)_mm512_loadu_si512(from);
+        place[v] = _mm512_ternarylogic_epi32(index[v], mask, base, 0xEA);  // & mask | base
         index[v] = _mm512_srli_epi16(index[v], kBits);
       }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        __m512i window = _mm512_load_si512(x + r * kWindow);
+        if constexpr (kVectors > 1) asm("" : "+v"(window));  // loaded once for all vectors
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const __m512i of = _mm512_permutexvar_epi16(place[v], window);
+          sum[v][r] = _mm512_dpbf16_ps(sum[v][r], w[v], (__m512bh)of);
+        }
+      }
+      if (++pair < pairs) continue;
+      pair = 0;
+      base = _mm512_add_epi16(base, unit_size);
+      if (++unit % kUnits == 0) x += kRows * kWindow;
     }
   }
 #pragma GCC unroll 4
@@ -121,7 +124,7 @@ template <int kRows, int kBits>
 void run_rows(const Problem& q, const bf16* x, int64_t row, int64_t begin, int64_t end,
               float* sums) {
   constexpr int kVectors = kRows <= 4 ? 4 : kRows <= 8 ? 2 : 1;
-  for (int64_t c = 0; c < q.chunks; ++c, x += kRows * q.pitch) {
+  for (int64_t c = 0; c < q.chunks; ++c, x += q.chunk_windows * kRows * kWindow) {
     int64_t v = begin;
     const auto sums_of = [&] { return sums + (v - begin) * kRows * kLanes; };
     for (; v + kVectors <= end; v += kVectors)
@@ -141,16 +144,21 @@ constexpr RunRows kRunRows[][kMostRows] = {FASTOPS_ROWS(2), FASTOPS_ROWS(3), FAS
                                            FASTOPS_ROWS(5)};
 #undef FASTOPS_ROWS
 
-// Inputs [begin, begin + count) of a row, zeros from there to `pitch`.
-void copy_inputs(const Rows& x, int64_t row, int64_t begin, int64_t count, bf16* to,
-                 int64_t pitch) {
-  const bf16* from = static_cast<const bf16*>(x.data) + x.offset(row) + begin * x.feature_stride;
-  if (x.feature_stride == 1) {
-    __builtin_memcpy(to, from, size_t(count) * sizeof(bf16));
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i * x.feature_stride];
+// One row; its windows are `pitch` apart.
+void copy_windows(const MatmulParams& p, const PairLayout& layout, int64_t row, bf16* to,
+                  int64_t pitch) {
+  const int64_t stride = p.x.feature_stride, size = int64_t{1} << layout.bits;
+  const int64_t width = layout.width, window = width * (kWindow / size);  // inputs in each
+  const bf16* from = static_cast<const bf16*>(p.x.data) + p.x.offset(row);
+  for (int64_t left = p.x.features; left > 0;
+       left -= window, from += window * stride, to += pitch) {
+    if (stride == 1 && window == kWindow && left >= kWindow) {
+      __builtin_memcpy(to, from, kWindow * sizeof(bf16));
+      continue;
+    }
+    for (int64_t i = 0; i < window && i < left; ++i)
+      to[i / width * size + i % width] = from[i * stride];
   }
-  __builtin_memset(static_cast<void*>(to + count), 0, size_t(pitch - count) * sizeof(bf16));
 }
 
 // Rows [row, row + rows), rows <= kRowsPacked.
@@ -158,41 +166,35 @@ void run(const MatmulParams& p, int64_t row, int64_t rows) {
   const PairLayout layout(p.weight);
   const bool few = rows <= kStreamRows;                   // then the weight is one stream
   const int64_t whole = layout.units ? layout.units : 1;  // without inputs there is the bias
-  // A chunk ends with a word of indices.
-  const int64_t limit = kChunk / layout.width / layout.per_word * layout.per_word;
+  // A chunk ends with a word of indices and with a window.
+  const int64_t units = kWindow >> layout.bits;
+  const int64_t step = units % layout.per_word ? units * layout.per_word : layout.per_word;
+  const int64_t limit = (kChunk >> layout.bits) / step * step;
   const int64_t chunk_units = few || whole <= limit ? whole : limit;
-  const int64_t chunks = ceil_div(whole, chunk_units);
-  const int64_t inputs = chunk_units * layout.width, pitch = round_up(inputs + kOverhang, 32);
-
+  const int64_t chunks = ceil_div(whole, chunk_units), windows = ceil_div(chunk_units, units);
   const int64_t step_bytes = 64 + 64 / layout.per_word;
   int64_t together = kBytesTogether / (layout.steps * step_bytes + 1) / 4 * 4;
   together = few ? layout.vectors : together < 4 ? 4 : together;
   const int64_t sums_size = chunks > 1 ? together * kMostRows * kLanes : 0;
   const int64_t slots = fastops::cpu::num_threads();
 
-  const int64_t x_bytes = round_up(rows * chunks * pitch * 2, 64);
-  const int64_t steps_bytes = round_up(layout.steps * 4, 64);
-  char* scratch = static_cast<char*>(
-      fastops::cpu::thread_scratch(size_t(x_bytes + steps_bytes + slots * sums_size * 4)));
+  const int64_t row_size = chunks * windows * kWindow;  // of packed x
+  const int64_t x_bytes = round_up(rows * row_size * 2, 64);
+  char* scratch =
+      static_cast<char*>(fastops::cpu::thread_scratch(size_t(x_bytes + slots * sums_size * 4)));
   bf16* const x = reinterpret_cast<bf16*>(scratch);
-  int32_t* const unit_at = reinterpret_cast<int32_t*>(scratch + x_bytes);
-  float* const sums = reinterpret_cast<float*>(scratch + x_bytes + steps_bytes);
-  for (int64_t step = 0; step < layout.steps; ++step)
-    unit_at[step] = int32_t(step / layout.pairs % chunk_units * layout.width);
+  float* const sums = reinterpret_cast<float*>(scratch + x_bytes);
   fastops::cpu::parallel_for(0, rows, few ? rows : 16, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t block = r / kMostRows * kMostRows;
       const int64_t side = rows - block < kMostRows ? rows - block : kMostRows;
-      for (int64_t c = 0; c < chunks; ++c) {
-        const int64_t left = p.x.features - c * inputs;
-        bf16* to = x + (block * chunks + c * side + r - block) * pitch;
-        copy_inputs(p.x, row + r, c * inputs, left < inputs ? left : inputs, to, pitch);
-      }
+      copy_windows(p, layout, row + r, x + block * row_size + (r - block) * kWindow,
+                   side * kWindow);
     }
   });
 
   const int64_t ahead = stream_ahead() / int64_t{sizeof(bf16)};
-  const Problem q{p, layout, Epilogue<bf16>(p), unit_at, chunk_units, chunks, pitch, ahead};
+  const Problem q{p, layout, Epilogue<bf16>(p), chunk_units, chunks, windows, ahead};
   const RunRows* run_rows = kRunRows[layout.bits - 2];
   // Neighbouring vectors share an address range and, with few rows, what is loaded of x.
   const int64_t work = layout.steps * 2 * kLanes * rows;
@@ -208,8 +210,7 @@ void run(const MatmulParams& p, int64_t row, int64_t rows) {
             const int64_t end = v + together < stop ? v + together : stop;
             for (int64_t r = 0; r < rows; r += kMostRows) {
               const int64_t side = rows - r < kMostRows ? rows - r : kMostRows;
-              run_rows[side - 1](q, x + r * chunks * pitch, row + r, v, end,
-                                 sums + slot * sums_size);
+              run_rows[side - 1](q, x + r * row_size, row + r, v, end, sums + slot * sums_size);
             }
           }
         }

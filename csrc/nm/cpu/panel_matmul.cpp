@@ -3,13 +3,19 @@
 // pair kept the same feature, it is loaded once for both: the load port is the narrow one.
 //
 // Order: a tile of outputs, a panel of rows, along the inputs. The sums of the tile stay in L2, 64
-// packed features of the panel in L1 over all outputs of the tile.
+// packed features of the panel in L1 over all outputs of the tile; where few are kept, 128 of half
+// as many rows, lest the sums' way to L2 and back take as long as what is added to them.
+//
+// bf16 2:4 where the CPU multiplies pairs well (pair_panels): the same, with a pair of activations
+// in place of one and vdpbf16ps in place of a multiply-add. Of a group of four all six pairs are
+// packed, so that none need be looked up.
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "nm/cpu/epilogue.h"
 #include "nm/cpu/heuristics.h"
 #include "nm/cpu/kernels.h"
 #include "nm/cpu/packing.h"
+#include "nm/cpu/pair_features.h"
 
 namespace fastops::nm::cpu::FASTOPS_ISA {
 namespace {
@@ -22,9 +28,10 @@ constexpr int kMaxVectors = 8;  // of rows in a panel: two outputs' sums fill ha
 #else
 constexpr int kMaxVectors = 4;
 #endif
+constexpr int kWideVectors = 4;                                    // where a tile has more inputs
 constexpr int kPitch = kMaxVectors * kLanes * int(sizeof(float));  // of a packed feature
-static_assert(kPitch * kPanelInputs <= 1 << 16);
-constexpr int kTileWeights = kPanelOutputs * kPanelInputs;
+static_assert(kPitch * kWideInputs <= 1 << 16 && kPairInputs <= kWideInputs);
+constexpr int kTileWeights = kPanelOutputs * kPanelInputs;  // wide tiles keep less
 
 // Makes the compiler keep v in a register: it would rather load a value once for each use of it.
 inline VecF32 in_register(VecF32 v) {
@@ -63,13 +70,21 @@ const float* at(const float* x, uint16_t offset) {
   return reinterpret_cast<const float*>(from + uint32_t(offset) * kVectors / kMaxVectors);
 }
 
+template <bool kPairs>
+VecF32 multiply_add(VecF32 w, VecF32 x, VecF32 sum) {
+#ifdef FASTOPS_AVX512
+  if constexpr (kPairs) return _mm512_dpbf16_ps(sum.v, (__m512bh)w.v, (__m512bh)x.v);
+#endif
+  return fma(w, x, sum);
+}
+
 // Sums of every pair of a tile over one panel. sums: [kPanelOutputs + 1][width].
-template <int kVectors>
+template <int kVectors, int kInputs, bool kPairs = false>
 void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const float* weight,
               const float* x, const float* next_x, float* sums, bool first_tile,
               const Destination& to) {
   constexpr int kWidth = kVectors * kLanes;
-  constexpr int kLinesPerPair = kPanelInputs * kWidth * 4 / 64 / (kPanelOutputs / 2);
+  constexpr int kLinesPerPair = kInputs * kWidth * 4 / 64 / (kPanelOutputs / 2);
   for (int64_t pair = 0; pair < pairs; ++pair, ++head) {
     to.fetch(pair);
     for (int i = 0; i < kLinesPerPair; ++i)
@@ -87,8 +102,8 @@ void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         const VecF32 value = in_register(VecF32::load(from + v * kLanes));
-        a[v] = fma(wa, value, a[v]);
-        b[v] = fma(wb, value, b[v]);
+        a[v] = multiply_add<kPairs>(wa, value, a[v]);
+        b[v] = multiply_add<kPairs>(wb, value, b[v]);
       }
     }
     for (int i = 0; i < head->apart; ++i, weight += 2, offset += 2) {
@@ -96,23 +111,25 @@ void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const
       const VecF32 wa(weight[0]), wb(weight[1]);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        a[v] = fma(wa, VecF32::load(from_a + v * kLanes), a[v]);
-        b[v] = fma(wb, VecF32::load(from_b + v * kLanes), b[v]);
+        a[v] = multiply_add<kPairs>(wa, VecF32::load(from_a + v * kLanes), a[v]);
+        b[v] = multiply_add<kPairs>(wb, VecF32::load(from_b + v * kLanes), b[v]);
       }
     }
     for (int i = 0; i < head->first_rest; ++i) {
       const float* from = at<kVectors>(x, *offset++);
       const VecF32 w(*weight++);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) a[v] = fma(w, VecF32::load(from + v * kLanes), a[v]);
+      for (int v = 0; v < kVectors; ++v)
+        a[v] = multiply_add<kPairs>(w, VecF32::load(from + v * kLanes), a[v]);
     }
     for (int i = 0; i < head->second_rest; ++i) {
       const float* from = at<kVectors>(x, *offset++);
       const VecF32 w(*weight++);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) b[v] = fma(w, VecF32::load(from + v * kLanes), b[v]);
+      for (int v = 0; v < kVectors; ++v)
+        b[v] = multiply_add<kPairs>(w, VecF32::load(from + v * kLanes), b[v]);
     }
-    // Sums of 64 inputs are added up on their own: shorter sums round less.
+    // Sums of a tile are added up on their own: shorter sums round less.
     float* to_a = sums + int64_t(head->first) * kWidth;
     float* to_b = sums + int64_t(head->second) * kWidth;
 #pragma GCC unroll 8
@@ -125,19 +142,45 @@ void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const
   }
 }
 
-using AddTile = decltype(&add_tile<1>);
+using AddTile = decltype(&add_tile<1, kPanelInputs>);
 constexpr AddTile kAddTile[] = {
-    add_tile<1>, add_tile<2>, add_tile<3>, add_tile<4>,
+    add_tile<1, kPanelInputs>, add_tile<2, kPanelInputs>,
+    add_tile<3, kPanelInputs>, add_tile<4, kPanelInputs>,
 #ifdef FASTOPS_AVX512
-    add_tile<5>, add_tile<6>, add_tile<7>, add_tile<8>,
+    add_tile<5, kPanelInputs>, add_tile<6, kPanelInputs>,
+    add_tile<7, kPanelInputs>, add_tile<8, kPanelInputs>,
 #endif
 };
+constexpr AddTile kAddWideTile[] = {
+    add_tile<1, kWideInputs>,
+    add_tile<2, kWideInputs>,
+    add_tile<3, kWideInputs>,
+    add_tile<4, kWideInputs>,
+};
+
+#ifdef FASTOPS_AVX512
+constexpr AddTile kAddPairTile[] = {
+    add_tile<1, kPairInputs, true>,
+    add_tile<2, kPairInputs, true>,
+    add_tile<3, kPairInputs, true>,
+    add_tile<4, kPairInputs, true>,
+};
+#endif
 
 template <typename T>
 class PanelMatmul {
  public:
   explicit PanelMatmul(const MatmulParams& p)
-      : p_(p), structure_(p.weight, p.transposed(), p.structure), epilogue_(p) {}
+      : p_(p),
+        structure_(p.weight, p.kind, p.structure),
+        epilogue_(p),
+        pairs_(p.kind == Kind::pair_panels),
+        most_vectors_(pairs_ || structure_.wide ? kWideVectors : kMaxVectors),
+        add_tile_(structure_.wide ? kAddWideTile : kAddTile) {
+#ifdef FASTOPS_AVX512
+    if (pairs_) add_tile_ = kAddPairTile;
+#endif
+  }
 
   void run() {
     const int64_t x_limit = (int64_t{32} << 20) / 4 / (structure_.inputs + 1);
@@ -151,13 +194,13 @@ class PanelMatmul {
   }
 
  private:
-  static constexpr int kMostPanels = int(kRowsTogether / (kMaxVectors * kLanes)) + 1;
+  static constexpr int kMostPanels = int(kRowsTogether / (kWideVectors * kLanes)) + 1;
 
   void run_rows(int64_t row, int64_t rows) {
     int64_t x_size = 0;
     panels_ = 0;
     for (int64_t r = 0; r < rows;) {
-      const int64_t left = rows - r, most = int64_t(kMaxVectors) * kLanes;
+      const int64_t left = rows - r, most = most_vectors_ * kLanes;
       const int64_t take = left < most ? left : most;
       Panel& panel = panel_[panels_++];
       panel = {row + r, take, int(ceil_div(take, kLanes)), x_size};
@@ -178,7 +221,8 @@ class PanelMatmul {
     float* const slots_at = x_ + round_up(x_size, 16);
     const int64_t blocks = ceil_div(rows, kLanes);
     parallel_for(0, blocks, slots == 1 ? blocks : 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) pack(panel_[i / kMaxVectors], i % kMaxVectors * kLanes);
+      for (int64_t i = begin; i < end; ++i)
+        pack(panel_[i / most_vectors_], i % most_vectors_ * kLanes);
     });
     parallel_for(0, slots, 1, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
@@ -190,7 +234,13 @@ class PanelMatmul {
   }
 
   void pack(const Panel& panel, int64_t first) const {
-    pack_block<T>(p_.x, panel.row + first, panel.rows - first, panel.width(), 0, structure_.inputs,
+#ifdef FASTOPS_AVX512
+    if constexpr (__is_same(T, bf16))
+      if (pairs_)
+        return pack_pair_block(p_.x, panel.row + first, panel.rows - first, panel.width(),
+                               x_ + panel.x_at + first);
+#endif
+    pack_block<T>(p_.x, panel.row + first, panel.rows - first, panel.width(), 0, p_.x.features,
                   x_ + panel.x_at + first);
   }
 
@@ -199,10 +249,10 @@ class PanelMatmul {
     for (int64_t i = 0; i < structure_.input_tiles; ++i) {
       const int64_t tile = structure_.tile(output_tile, i);
       const int64_t next = i + 1 < structure_.input_tiles ? i + 1 : 0;
-      kAddTile[panel.vectors - 1](structure_.heads(tile), pairs, structure_.offsets_from(tile),
-                                  tile_weights(tile, scratch), x_tile(panel, i),
-                                  x_tile(panel, next), sums, i == 0,
-                                  next ? Destination{} : destination(panel, output_tile));
+      add_tile_[panel.vectors - 1](structure_.heads(tile), pairs, structure_.offsets_from(tile),
+                                   tile_weights(tile, scratch), x_tile(panel, i),
+                                   x_tile(panel, next), sums, i == 0,
+                                   next ? Destination{} : destination(panel, output_tile));
     }
     finish(panel, output_tile, sums);
   }
@@ -215,16 +265,17 @@ class PanelMatmul {
   }
 
   const float* x_tile(const Panel& panel, int64_t input_tile) const {
-    return x_ + panel.x_at + input_tile * kPanelInputs * panel.width();
+    return x_ + panel.x_at + input_tile * structure_.tile_inputs * panel.width();
   }
 
-  // The weights of a tile in fp32.
+  // The weights of a tile in fp32, pairs as they are.
   const float* tile_weights(int64_t tile, float* scratch) const {
     const int64_t begin = structure_.start()[tile], end = structure_.start()[tile + 1];
     const T* weights = static_cast<const T*>(p_.weights);
     if constexpr (__is_same(T, float)) {
       return weights + begin;
     } else {
+      if (pairs_) return reinterpret_cast<const float*>(weights) + begin;
       int64_t i = begin;
       for (; i + kLanes <= end; i += kLanes) VecF32::load(weights + i).store(scratch + i - begin);
       VecF32::load(weights + i, int(end - i)).store(scratch + i - begin, int(end - i));
@@ -251,6 +302,9 @@ class PanelMatmul {
   const MatmulParams& p_;
   const PanelStructure structure_;
   const Epilogue<T> epilogue_;
+  const bool pairs_;
+  const int64_t most_vectors_;  // in a panel
+  const AddTile* add_tile_;
   Panel panel_[kMostPanels];
   int panels_ = 0;
   float* x_ = nullptr;

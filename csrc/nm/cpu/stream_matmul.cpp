@@ -15,9 +15,10 @@ namespace {
 constexpr int kLanes = VecF32::size;
 constexpr int kMostRows = 8;
 // Kept elements whose products are summed before they join the total: shorter sums round less.
-constexpr int64_t kSumLength = 256;
+constexpr int64_t kSumLength = 64;
 // Beyond the last group a lookup may load up to this many floats.
 constexpr int64_t kOverhang = 32;
+constexpr int kLine = 16;  // floats
 
 template <typename T>
 struct Problem {
@@ -39,7 +40,7 @@ struct Problem {
 };
 
 // kVectors vectors of outputs from `vector` on, for kRows rows.
-template <int kRows, int kVectors, int kBits, typename T>
+template <int kRows, int kVectors, int kBits, bool kByLine, typename T>
 void run_vectors(const Problem<T>& q, int64_t vector) {
   constexpr int kPerWord = 32 / kBits;
   const T* weight[kVectors];
@@ -67,15 +68,20 @@ void run_vectors(const Problem<T>& q, int64_t vector) {
       }
       const int64_t stop = end < at + kPerWord ? end : at + kPerWord;
       for (int64_t k = at; k < stop; ++k) {
-        const float* x = q.x + q.group[k];
+        const int32_t group = q.group[k];
+        const float* x = q.x + (kByLine ? group / kLine * kLine : group);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           const T* from = weight[v] + k * kLanes;
           __builtin_prefetch(from + q.ahead);
           const VecF32 w = VecF32::load(from);
+          const auto look = [&](const float* row) {
+            if constexpr (kByLine)
+              return lookup_in_line(row, index[v].template from_line<kBits>(group));
+            else return lookup<kBits>(row, index[v]);
+          };
 #pragma GCC unroll 8
-          for (int r = 0; r < kRows; ++r)
-            sum[v][r] = fma(w, lookup<kBits>(x + r * q.pitch, index[v]), sum[v][r]);
+          for (int r = 0; r < kRows; ++r) sum[v][r] = fma(w, look(x + r * q.pitch), sum[v][r]);
           index[v].template next<kBits>();
         }
       }
@@ -90,25 +96,25 @@ void run_vectors(const Problem<T>& q, int64_t vector) {
   }
 }
 
-template <int kRows, int kBits, typename T>
+template <int kRows, int kBits, bool kByLine, typename T>
 void run_range(const Problem<T>& q, int64_t begin, int64_t end) {
   constexpr int kVectors = kRows <= 4 ? 4 : 2;
   int64_t v = begin;
-  for (; v + kVectors <= end; v += kVectors) run_vectors<kRows, kVectors, kBits>(q, v);
-  for (; v < end; ++v) run_vectors<kRows, 1, kBits>(q, v);
+  for (; v + kVectors <= end; v += kVectors) run_vectors<kRows, kVectors, kBits, kByLine>(q, v);
+  for (; v < end; ++v) run_vectors<kRows, 1, kBits, kByLine>(q, v);
 }
 
-template <int kBits, typename T>
+template <int kBits, bool kByLine, typename T>
 void run_rows(const Problem<T>& q, int rows, int64_t begin, int64_t end) {
   switch (rows) {
-    case 1: return run_range<1, kBits>(q, begin, end);
-    case 2: return run_range<2, kBits>(q, begin, end);
-    case 3: return run_range<3, kBits>(q, begin, end);
-    case 4: return run_range<4, kBits>(q, begin, end);
-    case 5: return run_range<5, kBits>(q, begin, end);
-    case 6: return run_range<6, kBits>(q, begin, end);
-    case 7: return run_range<7, kBits>(q, begin, end);
-    default: return run_range<8, kBits>(q, begin, end);
+    case 1: return run_range<1, kBits, kByLine>(q, begin, end);
+    case 2: return run_range<2, kBits, kByLine>(q, begin, end);
+    case 3: return run_range<3, kBits, kByLine>(q, begin, end);
+    case 4: return run_range<4, kBits, kByLine>(q, begin, end);
+    case 5: return run_range<5, kBits, kByLine>(q, begin, end);
+    case 6: return run_range<6, kBits, kByLine>(q, begin, end);
+    case 7: return run_range<7, kBits, kByLine>(q, begin, end);
+    default: return run_range<8, kBits, kByLine>(q, begin, end);
   }
 }
 
@@ -129,10 +135,15 @@ void run(const MatmulParams& p) {
     const Problem<T> problem{p, layout, Epilogue<T>(p), x, pitch, group, row, ahead};
     const int64_t grain = round_up(1 + kWorkPerTask / (layout.kept * kLanes * rows + 1), 4);
     fastops::cpu::parallel_for(0, layout.vectors, grain, [&](int64_t begin, int64_t end) {
+      const bool by_line = kLookupByLine && kLine % m == 0;
       switch (layout.bits) {
-        case 2: return run_rows<2>(problem, rows, begin, end);
-        case 4: return run_rows<4>(problem, rows, begin, end);
-        default: return run_rows<8>(problem, rows, begin, end);
+        case 2:
+          if (by_line) return run_rows<2, kLookupByLine>(problem, rows, begin, end);
+          return run_rows<2, false>(problem, rows, begin, end);
+        case 4:
+          if (by_line) return run_rows<4, kLookupByLine>(problem, rows, begin, end);
+          return run_rows<4, false>(problem, rows, begin, end);
+        default: return run_rows<8, false>(problem, rows, begin, end);
       }
     });
   }
