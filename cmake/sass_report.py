@@ -2,7 +2,8 @@
 
 Counts the instructions that budgets speak of (CLASSES) with nvdisasm, and reads the launch bound,
 into LIBRARY.sass.json: `{architecture: {kernel: {threads, total, <class>...}}}`, classes that do
-not occur left out. What has been read once is kept by content in `build/sass`, so that a second run
+not occur left out. One count is of order: exponentials between a wait that leaves wgmma in flight
+and the next wait. What has been read once is kept by content in `build/sass`, so that a second run
 costs nothing.
 """
 
@@ -53,7 +54,10 @@ CLASSES = {
 }
 PATTERNS = {name: re.compile(pattern) for name, pattern in CLASSES.items()}
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
-VERSION = f"1 {CLASSES} {INSTRUCTION.pattern}"  # what a kept reading depends on
+WAIT = re.compile(r".*\bWARPGROUP\.DEPBAR\S*\s+gsb\d+, 0x([0-9a-f]+)")
+# Exponentials that stand where a wait has left products of a warpgroup in flight.
+OVERLAPPED = "MUFU.EX2 during HGMMA"
+VERSION = f"2 {CLASSES} {INSTRUCTION.pattern} {WAIT.pattern}"  # what a kept reading depends on
 
 
 def find(tool: str) -> str | None:
@@ -74,16 +78,25 @@ def count(lines: Iterable[str]) -> dict[str, dict[str, int]]:
     # Few spellings make up the code: each is matched against the classes once.
     spellings: dict[str, Counter] = {}
     current: Counter = Counter()
+    in_flight = False
     for line in lines:
         if line.startswith(".text."):
             current = spellings[line.rstrip().removeprefix(".text.").removesuffix(":")] = Counter()
+            in_flight = False
         elif match := INSTRUCTION.match(line):
             current[match[1]] += 1
+            if match[1].startswith("WARPGROUP.DEPBAR") and (wait := WAIT.match(line)):
+                in_flight = int(wait[1], 16) > 0
+            elif in_flight and match[1].startswith("MUFU.EX2"):
+                current[OVERLAPPED] += 1
     return {kernel: classify(found) for kernel, found in spellings.items()}
 
 
 def classify(spellings: Counter) -> dict[str, int]:
+    overlapped = spellings.pop(OVERLAPPED, 0)
     totals = Counter(total=spellings.total())
+    if overlapped:
+        totals[OVERLAPPED] = overlapped
     for spelling, times in spellings.items():
         for name, pattern in PATTERNS.items():
             if pattern.match(spelling):

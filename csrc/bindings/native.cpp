@@ -41,6 +41,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("active_isa", [] { return fastops::cpu::name(fastops::cpu::active_isa()); });
   m.def("stream_copy", &stream_copy, py::arg("dst"), py::arg("src"), py::arg("threads"),
         "Copies src to dst (buffers of one size) with non-temporal stores, past the cache.");
+  fastops::binding::add_attention_plans(m);
   fastops::binding::add_softmax_plans(m);
   fastops::binding::add_nm_plans(m);
 #ifdef FASTOPS_SIMT

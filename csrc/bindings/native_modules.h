@@ -5,6 +5,7 @@
 
 namespace fastops::binding {
 
+void add_attention_plans(pybind11::module_& m);
 void add_softmax_plans(pybind11::module_& m);
 void add_nm_plans(pybind11::module_& m);
 void add_simt(pybind11::module_& m);  // where FASTOPS_SIMT is on

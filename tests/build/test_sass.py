@@ -78,6 +78,19 @@ def test_within_what_is_allowed() -> None:
     assert not over, "\n".join(over)
 
 
+def test_at_least_what_is_required() -> None:
+    """`at_least`, for example of exponentials while products are in flight: ptxas may move them."""
+    under = [
+        f"{arch} {kernel}: {facts.get(name, 0)} {name}, at least {least}"
+        for arch, kernel, facts in kernels("sass")
+        for entry in required()
+        if matches(entry, kernel)
+        for name, least in entry.get("at_least", {}).items()
+        if facts.get(name, 0) < least
+    ]
+    assert not under, "\n".join(under)
+
+
 # ---- the reader itself --------------------------------------------------------------------------
 
 DISASSEMBLY = """
@@ -106,6 +119,27 @@ def test_counts() -> None:
     one = {"total": 8, "LDG.128": 1, "HMMA": 1, "HMMA.SP": 1, "LDGSTS": 1, "HGMMA.SP": 1}
     assert found["one"] == one
     assert found["two"] == {"total": 4, "FLOAT_ATOMIC": 1, "LOCAL": 1, "MUFU.EX2": 1}
+
+
+def test_exponentials_between_waits() -> None:
+    waits = """
+.text.one:
+        /*0000*/                   HGMMA.64x128x16.F32 R24, gdesc[UR4], R24, gsb0 ;
+        /*0010*/                   MUFU.EX2 R0, R0 ;
+        /*0020*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0030*/                   MUFU.EX2 R0, R0 ;
+        /*0040*/               @P0 MUFU.EX2 R1, R1 ;
+        /*0050*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0060*/                   MUFU.EX2 R0, R0 ;
+        /*0070*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+.text.two:
+        /*0000*/                   MUFU.EX2 R0, R0 ;
+"""
+    found = sass_report.count(waits.splitlines())
+    assert found["one"] == {
+        "total": 8, "HGMMA": 1, "MUFU.EX2": 4, "WARPGROUP": 3, sass_report.OVERLAPPED: 2,
+    }  # fmt: skip
+    assert found["two"] == {"total": 1, "MUFU.EX2": 1}
 
 
 def test_what_has_been_read_is_not_read_again(tmp_path: Path, monkeypatch) -> None:

@@ -43,6 +43,7 @@ def check(
     bias: bool = False,
     scale: float | None = None,
     offset: int = 0,
+    backward: bool = True,
 ) -> set[str]:
     """Values, lse and gradients within the ratio rule; the kernels that ran. `own`: batch and heads
     of the mask, None: no mask. `offset`: elements that q starts past an alignment."""
@@ -70,6 +71,8 @@ def check(
             sinks=rest.pop(0) if sinks else None, key_bias=rest.pop(0) if bias else None,
         )  # fmt: skip
         finite = torch.where(lse == -torch.inf, 0, lse)
+        if not backward:
+            return [out, finite]
         loss = (out * grad.to(out.dtype)).sum() + (finite * grad_lse.to(lse.dtype)).sum()
         return [out, finite, *torch.autograd.grad(loss, given)]
 
@@ -101,6 +104,51 @@ BLOCKS = [(16, 16), (32, 64), (64, 32), (128, 128)]
 @pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 64), (40, 128)])
 def test_tensor_cores(dtype, head_dim, value_dim, block) -> None:
     assert check(dtype, head_dim, value_dim, (70, 340), (2, 1), block) == MMA
+
+
+@pytest.fixture
+def hopper(monkeypatch) -> None:
+    monkeypatch.setenv("FASTOPS_SM90", "1")
+
+
+# Heads of q and kv, block. Two warpgroups of rows, of one head and of packed ones; then one.
+HOPPER_CUTS = [
+    ((1, 1), (128, 128)), ((2, 1), (64, 64)), ((4, 1), (32, 16)), ((8, 1), (16, 32)),
+    ((2, 2), (64, 128)), ((2, 1), (32, 64)), ((4, 1), (16, 16)),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(("heads", "block"), HOPPER_CUTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 64), (40, 128)])
+def test_hopper(dtype, head_dim, value_dim, heads, block) -> None:
+    """More than five tiles a list, ragged ends of both lengths, blocks that fill several tiles and
+    several that fill one."""
+    options = {"sinks": block[0] == 64, "bias": block[1] == 16, "backward": False}
+    names = check(dtype, head_dim, value_dim, (block[0] + 70, 1100), heads, block, **options)
+    assert names == {"attention forward hopper"}
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("own", [None, (1, 4), (2, 1), (2, 4)])
+def test_hopper_heads_and_scores(own) -> None:
+    options = {"own": own, "sinks": True, "bias": True, "backward": False}
+    names = check(torch.bfloat16, 64, 64, (130, 200), (4, 2), (64, 64), **options)
+    assert names == {"attention forward hopper"}
+    names = check(torch.float16, 32, 48, (33, 150), (4, 1), (16, 16), scale=-0.3, **options)
+    shared = own is None or own[1] == 1
+    assert names == {"attention forward hopper" if shared else "attention forward"}
+
+
+@pytest.mark.usefixtures("hopper")
+def test_hopper_leaves_what_it_cannot_address() -> None:
+    q, k = (torch.randn(1, 2, 70, 64).half() for _ in range(2))
+    for keys in (k[:, :1].expand(1, 2, 70, 64), torch.zeros(1, 2, 0, 64).half()):
+        fastops.block_sparse_attention(q, keys, keys)
+        assert launched() == {"attention forward"}
+    fastops.block_sparse_attention(q, k[:, :1], k[:, :1])
+    assert launched() == {"attention forward hopper"}
 
 
 @pytest.mark.parametrize("block", [(16, 32), (64, 16), (128, 128)])
@@ -147,9 +195,12 @@ def test_nothing_to_attend_to(dtype) -> None:
         assert all(not t.grad.any() for t in given)
 
 
-def test_edited_lists_stay_in_bounds() -> None:
-    q = torch.randn(1, 1, 70, 64).half()
-    mask = BlockMask.from_element_mask(random_mask((70, 70), (16, 16), 1), 16)
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("block", [16, 64])  # of 64: Hopper's forward
+def test_edited_lists_stay_in_bounds(block) -> None:
+    length = 4 * block + 6
+    q = torch.randn(1, 1, length, 64).half()
+    mask = BlockMask.from_element_mask(random_mask((length,) * 2, (block,) * 2, 1), block)
     transposed = mask.transposed()
     generator = torch.Generator().manual_seed(0)
     for lists in (mask.lists, transposed):
@@ -161,10 +212,12 @@ def test_edited_lists_stay_in_bounds() -> None:
     fastops.block_sparse_attention(x, x, x, mask).sum().backward()
 
 
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("block", [16, 64])  # of 64: Hopper's forward
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_same_bits_again(dtype) -> None:
+def test_same_bits_again(dtype, block) -> None:
     q = torch.randn(1, 2, 70, 64).to(dtype)
-    mask = BlockMask.causal(70, 16)
+    mask = BlockMask.causal(70, block)
     first = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)
     emulator().simt_configure(2, 1, 99)
     again = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)

@@ -4,12 +4,15 @@
 
 #include "attention/attention.h"
 #include "cuda/runtime.h"
+#include "cuda/tile/reduce.cuh"
 
 namespace fastops::attention::cuda {
 
 inline constexpr int kWhole = -1;  // in place of a pattern
 inline constexpr int kMostSlots = 16;
 inline constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+using fastops::cuda::kAllLanes;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -53,7 +56,7 @@ class List {
                                   int64_t h, int64_t row, int block, int width, int64_t length)
       : List(lists, mask, Range{}, block, width, length) {
     if (dense()) {
-      range_.count = int((length + block - 1) / block);
+      range_.count = int((length + block - 1) >> block_shift_);
       return;
     }
     const int64_t at =
@@ -83,10 +86,10 @@ class List {
     return range_.count << (block_shift_ - unit_shift_);
   }
 
-  // Slot i of the list; one past its end, or one that names what does not exist, is empty.
+  // Slot i of the list; one outside it, or one that names what does not exist, is empty.
   __device__ __forceinline__ Slot slot(int i) const {
     const int parts_shift = block_shift_ - unit_shift_, at = i >> parts_shift;
-    if (at >= range_.count) return {-1, kWhole};
+    if (i < 0 || at >= range_.count) return {-1, kWhole};
     const int block = dense() ? at : lists_.indices[range_.first + at];
     if (block < 0 || int64_t{block} << block_shift_ >= length_) return {-1, kWhole};
     const int start = (block << block_shift_) + ((i & ((1 << parts_shift) - 1)) << unit_shift_);
@@ -114,18 +117,20 @@ class List {
 };
 
 // Called by the whole first warp: slot `lane` of tile `tile`, held in a register until it is
-// stored. All of a tile's slots: `per_tile`, at most kMostSlots.
+// stored. All of a tile's slots: `per_tile`, at most kMostSlots. `absent`: empty ones before the
+// list's first.
 struct NextSlots {
   Slot mine{-1, kWhole};
   bool cut = false;
 
-  __device__ __forceinline__ void load(const List& list, int tile, int per_tile, int lane) {
+  __device__ __forceinline__ void load(const List& list, int tile, int per_tile, int lane,
+                                       int absent = 0) {
     if (lane >= per_tile) return;
-    mine = list.slot(tile * per_tile + lane);
+    mine = list.slot(tile * per_tile + lane - absent);
     cut = list.is_cut(mine);
   }
   __device__ __forceinline__ void store(Slots& to, int per_tile, int lane) const {
-    const bool masked = __any_sync(0xffffffffu, lane < per_tile && cut);
+    const bool masked = __any_sync(kAllLanes, lane < per_tile && cut);
     if (lane < per_tile) to.slot[lane] = mine;
     if (lane == 0) to.masked = masked;
   }
@@ -164,6 +169,18 @@ __device__ __forceinline__ bool keeps(const BlockMask& mask, Slot s, int offset,
   const int c = (s.start + offset) & ((kByKey ? block_q : block_kv) - 1);
   const int bit = kByKey ? c * block_kv + r : r * block_kv + c;
   return mask.bits[int64_t{s.pattern} * (block_q * block_kv / 32) + bit / 32] >> bit % 32 & 1;
+}
+
+// Over the four lanes that hold one row of a tensor core's result.
+__device__ __forceinline__ float quad_max(float v) {
+  v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, 1));
+  v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, 2));
+  return v;
+}
+__device__ __forceinline__ float quad_sum(float v) {
+  v += __shfl_xor_sync(kAllLanes, v, 1);
+  v += __shfl_xor_sync(kAllLanes, v, 2);
+  return v;
 }
 
 }  // namespace fastops::attention::cuda

@@ -41,18 +41,66 @@ constexpr Cut plan_cut(int64_t block_rows, int rows, int columns, size_t row_byt
   return cut;
 }
 
+// How a thread block of the Hopper forward cuts the work: one or two warpgroups of 64 rows that
+// multiply. `pack` heads that share a list and keys, `rows` of each, lie in one tile.
+struct HopperCut {
+  int consumers = 0;  // 0: too few rows share a list; tensor cores would mostly multiply zeros
+  int rows = 0, pack = 1;
+  int block_kv = 0;
+  int64_t tiles = 0;  // of a head's rows
+};
+
+// Listed columns of a tile. With one consumer two blocks share an SM: at 128 channels that leaves
+// shared memory for 64.
+constexpr int hopper_columns(int channels, int consumers) {
+  return channels == 128 && consumers == 1 ? 64 : 128;
+}
+
+// `block_q`, `block_kv`: of the mask, `dense` where everything is kept and blocks may be of any
+// size; `group`: query heads of a kv head; `shared_lists`: these have the same lists.
+constexpr HopperCut plan_hopper(int64_t block_q, int64_t block_kv, bool dense, int64_t seq_q,
+                                int64_t group, bool shared_lists) {
+  HopperCut cut;
+  cut.rows = int(block_q);
+  cut.block_kv = dense ? 128 : int(block_kv);
+  if (dense) {
+    cut.rows = 16;
+    while (cut.rows < 128 && cut.rows < seq_q) cut.rows *= 2;
+  }
+  const auto packs = [&](int pack) {
+    return pack <= group && group % pack == 0 && (pack == 1 || dense || shared_lists);
+  };
+  for (int consumers = 2; consumers > 0 && cut.consumers == 0; --consumers) {
+    const int pack = 64 * consumers / cut.rows;
+    if (pack < 1 || !packs(pack)) continue;
+    cut.consumers = consumers;
+    cut.pack = pack;
+  }
+  cut.tiles = (seq_q + cut.rows - 1) / cut.rows;
+  return cut;
+}
+
 enum class Kernel {
   plain,   // scalar fp32 arithmetic: fp32, and what 16-byte copies cannot reach
   mma,     // mma.sync, sm_80 on
-  hopper,  // TMA and wgmma, sm_90: to come
+  hopper,  // TMA and wgmma, sm_90
 };
 
-// Above, the sums of dk and dv do not fit the registers of mma.sync.
-inline constexpr int kMmaBackwardChannels = 128;
+// Above, the sums of dk and dv do not fit the registers of mma.sync, nor those of the output
+// together with scores those of wgmma.
+inline constexpr int kMmaBackwardChannels = 128, kHopperChannels = 128;
 
 // `aligned`: every row of q, k, v (and of gradients) starts on a multiple of 16 bytes.
 constexpr Kernel plan_kernel(DType dtype, bool aligned) {
   return dtype != DType::f32 && aligned ? Kernel::mma : Kernel::plain;
+}
+
+// `hopper`: it may be chosen here, and TMA can address q, k and v.
+constexpr Kernel plan_forward(DType dtype, bool aligned, int channels, bool hopper,
+                              const HopperCut& cut) {
+  const Kernel kernel = plan_kernel(dtype, aligned);
+  const bool fits = hopper && channels <= kHopperChannels && cut.consumers > 0;
+  return kernel == Kernel::mma && fits ? Kernel::hopper : kernel;
 }
 
 }  // namespace fastops::attention::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "attention/cuda/heuristics.h"
 #include "core/dtype.h"
 
 namespace fastops::attention::cuda {
@@ -13,6 +14,15 @@ void backward_f32(const BackwardParams& p, void* stream);
 void backward_f16(const BackwardParams& p, void* stream);
 void backward_bf16(const BackwardParams& p, void* stream);
 
+#ifdef FASTOPS_CUDA_SM90
+// Defined in files that only sm_90 compiles.
+void forward_hopper_f16(const ForwardParams& p, const HopperCut& cut, void* stream);
+void forward_hopper_bf16(const ForwardParams& p, const HopperCut& cut, void* stream);
+#else
+inline void forward_hopper_f16(const ForwardParams&, const HopperCut&, void*) {}
+inline void forward_hopper_bf16(const ForwardParams&, const HopperCut&, void*) {}
+#endif
+
 // Whether 16-byte copies reach every row of 16-bit elements.
 inline bool aligned_rows(const Heads& t, int64_t channels) {
   bool aligned = channels % 8 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
@@ -22,6 +32,21 @@ inline bool aligned_rows(const Heads& t, int64_t channels) {
 inline bool aligned_rows(const Problem& p) {
   return aligned_rows(p.q, p.head_dim) && aligned_rows(p.k, p.head_dim) &&
          aligned_rows(p.v, p.value_dim);
+}
+
+// Whether a tensor map can be made of it: strides are positive where they are used.
+inline bool tma_addresses(const Heads& t, int64_t batch, int64_t heads, int64_t length) {
+  const int64_t size[3] = {batch, heads, length};
+  bool possible = true;
+  for (int i = 0; i < 3; ++i)
+    possible = possible && size[i] > 0 && size[i] < int64_t{1} << 31 &&
+               (size[i] == 1 || (t.stride[i] > 0 && t.stride[i] < int64_t{1} << 38));
+  return possible;
+}
+inline bool tma_addresses(const Problem& p) {
+  return tma_addresses(p.q, p.batch, p.heads, p.seq_q) &&
+         tma_addresses(p.k, p.batch, p.kv_heads, p.seq_kv) &&
+         tma_addresses(p.v, p.batch, p.kv_heads, p.seq_kv);
 }
 
 }  // namespace fastops::attention::cuda

@@ -5,6 +5,7 @@
 #include "attention/cuda/forward_plain.cuh"
 #include "attention/cuda/kernels.h"
 #include "attention/cuda/tiles.h"
+#include "cuda/hopper.h"
 
 namespace fastops::attention::cuda {
 
@@ -46,7 +47,16 @@ void run_forward(const ForwardParams& p, void* stream) {
   const int channels = padded_channels(p.head_dim, p.value_dim);
   const bool aligned = aligned_rows(p) && aligned_rows(p.out, p.value_dim);
   if constexpr (sizeof(T) == 2) {
-    if (plan_kernel(p.dtype, aligned) == Kernel::mma) {
+    const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info());
+    const HopperCut cut =
+        plan_hopper(p.mask.block_q, p.mask.block_kv, p.mask.by_query.offsets == nullptr, p.seq_q,
+                    p.heads / p.kv_heads, p.mask.by_query.heads == 1);
+    const Kernel kernel = plan_forward(p.dtype, aligned, channels, hopper && tma_addresses(p), cut);
+    if (kernel == Kernel::hopper) {
+      if (p.dtype == DType::f16) return forward_hopper_f16(p, cut, stream);
+      return forward_hopper_bf16(p, cut, stream);
+    }
+    if (kernel == Kernel::mma) {
       if (channels == 64) return run_forward_mma<T, 64>(p, stream);
       if (channels == 128) return run_forward_mma<T, 128>(p, stream);
       return run_forward_mma<T, 256>(p, stream);

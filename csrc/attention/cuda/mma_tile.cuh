@@ -18,7 +18,6 @@ namespace fastops::attention::cuda {
 
 using fastops::cuda::BFloat16;
 using fastops::cuda::Half;
-using fastops::cuda::kAllLanes;
 using fastops::cuda::pack2;
 
 inline constexpr int kMmaThreads = 128;
@@ -33,17 +32,6 @@ struct Tile {
     return tile + row * kRowBytes + (chunk ^ (row & 7)) * 16;
   }
 };
-
-__device__ __forceinline__ float quad_max(float v) {
-  v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, 1));
-  v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, 2));
-  return v;
-}
-__device__ __forceinline__ float quad_sum(float v) {
-  v += __shfl_xor_sync(kAllLanes, v, 1);
-  v += __shfl_xor_sync(kAllLanes, v, 2);
-  return v;
-}
 
 // a of mma: 16 rows from `row` on, 16 channels from chunk 2 `k` on.
 template <int kD>

@@ -1,0 +1,368 @@
+// The forward pass on Hopper (sm_90a): TMA, wgmma, a warpgroup that copies and one or two that
+// multiply.
+//
+// A multiplying warpgroup has 64 rows of queries; all of a block share a list, of which a tile has
+// 128 columns (64 where two blocks of 128 channels share an SM). The first warp walks the list and
+// copies K one tile ahead of V, two tiles of each in shared memory; a tile is several boxes under
+// one mbarrier, a slot each. Scores of the next tile and the product with V of the last are in
+// flight together; the exponentials of the next are worked out while the latter is. Shared:
+// (kRows + 4 kColumns) * 2 kD bytes. Registers: kD / 2 sums, kColumns / 2 scores, and half as many
+// probabilities. Global: each listed row of K and V once per block, whole boxes at a time.
+#pragma once
+
+#include "attention/cuda/blocks.cuh"
+#include "attention/cuda/heuristics.h"
+#include "cuda/ptx/bulk_copy.cuh"
+#include "cuda/ptx/math.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/memory.cuh"
+#include "cuda/ptx/registers.cuh"
+#include "cuda/ptx/tma.cuh"
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/tile/vector.cuh"
+
+namespace fastops::attention::cuda {
+
+// Of q, k and v, as (channel, row, head, sample): a box that goes past the last row of a head reads
+// zeros, not the next head.
+struct HopperMaps {
+  CUtensorMap q, k, v;
+};
+
+template <int kD, int kConsumers>
+struct HopperTile {
+  static constexpr int kRows = 64 * kConsumers, kColumns = hopper_columns(kD, kConsumers);
+  static constexpr int kThreads = 128 * (kConsumers + 1), kBlocksPerSm = kConsumers == 1 ? 2 : 1;
+  // Registers of a thread that copies, and of one that multiplies: all that there are.
+  static constexpr int kFew = 24, kMany = kConsumers == 1 ? 232 : 240;
+  static constexpr int kAtoms = kD / 64;  // of 64 channels: rows as wide as the swizzle
+  static constexpr unsigned kQueryBytes = kRows * kD * 2, kTileBytes = kColumns * kD * 2;
+  static constexpr unsigned kKeysAt = kQueryBytes, kValuesAt = kKeysAt + 2 * kTileBytes;
+  static constexpr unsigned kBarriersAt = kValuesAt + 2 * kTileBytes, kSlotsAt = kBarriersAt + 128;
+  static constexpr int kRing = 4;  // tiles whose slots are kept
+  static constexpr size_t kShared = kSlotsAt + kRing * sizeof(Slots);
+
+  // One barrier for the queries; of K and of V each, by stage: has come, may be overwritten.
+  enum Barrier { kQueries = 0, kKeysHere = 1, kKeysFree = 3, kValuesHere = 5, kValuesFree = 7 };
+  __device__ __forceinline__ static unsigned barrier(unsigned shared, int which) {
+    return shared + kBarriersAt + 8 * which;
+  }
+};
+
+// Where a block's rows are: `pack` heads from h on, `rows` each from `first` on. Asked for again at
+// the end rather than kept in registers.
+struct HopperPlace {
+  int b, h, first;
+};
+__device__ __forceinline__ HopperPlace place_of(const ForwardParams& p, const HopperCut& cut,
+                                                unsigned block) {
+  // The last rows first: under a causal mask they are the longest.
+  const unsigned groups = unsigned(p.heads) / unsigned(cut.pack), all = unsigned(p.batch) * groups;
+  const unsigned tile = unsigned(cut.tiles) - 1 - block / all;
+  return {int(block % all / groups), int(block % groups) * cut.pack, int(tile) * cut.rows};
+}
+
+// The first warp: copies the queries, then K and V of every tile, a lane for each slot. What a list
+// leaves of its tiles comes first, as slots that hold nothing (boxes past the end, which arrive as
+// zeros), so that only the first tiles need looking at element by element. Bytes may come before
+// they are expected: no phase ends before the arrival that expects them.
+template <int kD, int kConsumers>
+__device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperMaps& maps,
+                                           const List& list, const HopperPlace& place,
+                                           unsigned shared, Slots* ring, int steps) {
+  using Tile = HopperTile<kD, kConsumers>;
+  const int lane = int(threadIdx.x), shift = list.shift(), per_tile = Tile::kColumns >> shift;
+  const int absent = steps * per_tile - list.slots();
+  const int group = int(unsigned(p.heads) / unsigned(p.kv_heads));
+  const int kv_head = place.h / group, nowhere = int(p.seq_kv);
+  if (lane == 0) {
+    const unsigned here = Tile::barrier(shared, Tile::kQueries);
+    ptx::mbarrier_arrive_expect(here, Tile::kQueryBytes);
+#pragma unroll
+    for (int a = 0; a < Tile::kAtoms; ++a)
+      ptx::tma_load(shared + a * Tile::kRows * 128, &maps.q, here, a * 64, place.first, place.h,
+                    place.b);
+  }
+  int start = 0, last = 0;  // of this lane's slot in this tile and in the one before
+#pragma unroll 1
+  for (int step = 0; step <= steps; ++step, last = start) {
+    if (step < steps) {
+      const int stage = step & 1;
+      NextSlots next;
+      next.load(list, step, per_tile, lane, absent);
+      start = next.mine.start < 0 ? nowhere : next.mine.start;
+      const unsigned here = Tile::barrier(shared, Tile::kKeysHere + stage);
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysFree + stage), (step >> 1 & 1) ^ 1);
+      next.store(ring[step % Tile::kRing], per_tile, lane);
+      __syncwarp();
+      if (lane == 0) {
+        ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
+      }
+      const unsigned to = shared + Tile::kKeysAt + stage * Tile::kTileBytes + (lane << shift) * 128;
+      if (lane < per_tile)
+#pragma unroll
+        for (int a = 0; a < Tile::kAtoms; ++a)
+          ptx::tma_load(to + a * Tile::kColumns * 128, &maps.k, here, a * 64, start, kv_head,
+                        place.b);
+    }
+    if (step > 0) {
+      const int stage = (step - 1) & 1, parity = ((step - 1) >> 1 & 1) ^ 1;
+      const unsigned here = Tile::barrier(shared, Tile::kValuesHere + stage);
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesFree + stage), parity);
+      if (lane == 0) {
+        ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
+      }
+      const unsigned to =
+          shared + Tile::kValuesAt + stage * Tile::kTileBytes + (lane << shift) * 128;
+      if (lane < per_tile)
+#pragma unroll
+        for (int a = 0; a < Tile::kAtoms; ++a)
+          ptx::tma_load(to + a * Tile::kColumns * 128, &maps.v, here, a * 64, last, kv_head,
+                        place.b);
+    }
+  }
+}
+
+// Of the two rows that a thread has of a warp's 16: g and g + 8.
+struct HopperRows {
+  float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
+};
+
+// Scores in units of log2 where there is a bias or a scale that is not positive.
+template <int kColumns>
+__device__ __forceinline__ void scale_scores(float (&scores)[kColumns / 2], const ForwardParams& p,
+                                             const Slots& slots, int shift, const float* bias) {
+  const int t = int(threadIdx.x) % 4;
+#pragma unroll
+  for (int n = 0; n < kColumns; n += 8) {
+    const int start = slots.slot[n >> shift].start, key = start + (n & ((1 << shift) - 1)) + 2 * t;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const bool real = bias && start >= 0 && key + i < int(p.seq_kv);
+      const float add = real ? bias[(key + i) * p.key_bias_stride[2]] * kLog2e : 0.f;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float& s = scores[n / 2 + 2 * half + i];
+        s = s * (p.scale * kLog2e) + add;
+      }
+    }
+  }
+}
+
+// -inf where scores do not count. A warp has 16 rows, from `row` of the block of queries on: each
+// lane reads the bits of one of them, of a half of the columns.
+template <int kColumns>
+__device__ __forceinline__ void mask_scores(float (&scores)[kColumns / 2], const ForwardParams& p,
+                                            const Slots& slots, int shift, int row) {
+  const int lane = int(threadIdx.x) % 32, t = lane % 4;
+  unsigned words[kColumns / 64];
+#pragma unroll
+  for (int i = 0; i < kColumns / 64; ++i)
+    words[i] = row_bits(p.mask, slots, i * 64 + lane / 16 * 32, ptx::opaque(shift), p.seq_kv,
+                        row + lane % 16);
+#pragma unroll
+  for (int n = 0; n < kColumns; n += 32)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const unsigned keep =
+          __shfl_sync(kAllLanes, words[n / 64], n / 32 % 2 * 16 + half * 8 + lane / 4) >> (2 * t);
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        if (!(keep >> (i / 2 * 8 + i % 2) & 1))
+          scores[n / 2 + i / 2 * 4 + 2 * half + i % 2] = -INFINITY;
+    }
+}
+
+// scores become probabilities, against the maxima so far; `by`: what earlier sums are worth now.
+template <int kCount>
+__device__ __forceinline__ void exponentials(float (&scores)[kCount], HopperRows& rows,
+                                             float (&by)[2], float factor) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float most = rows.max[half];
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) most = fmaxf(most, scores[i / 2 * 4 + 2 * half + i % 2]);
+    most = quad_max(most);
+    const float base = most == -INFINITY ? 0.f : __fmul_rn(most, factor);
+    by[half] = ptx::ex2(__fmul_rn(rows.max[half], factor) - base);
+    float sum = 0.f;
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) {
+      float& s = scores[i / 2 * 4 + 2 * half + i % 2];
+      s = ptx::ex2(__fmaf_rn(s, factor, -base));
+      sum += s;
+    }
+    rows.max[half] = most;
+    rows.sum[half] = rows.sum[half] * by[half] + sum;
+  }
+}
+
+// The next a: what accumulators hold is, pair by pair, what it wants.
+template <typename T, int kCount>
+__device__ __forceinline__ void pack_probabilities(unsigned (&packed)[kCount / 8][4],
+                                                   const float (&scores)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i)
+    packed[i / 4][i % 4] = fastops::cuda::pack2(T(), scores[2 * i], scores[2 * i + 1]);
+}
+
+template <typename T, int kD, int kConsumers>
+__global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
+                                  HopperTile<kD, kConsumers>::kBlocksPerSm)
+    forward_hopper_kernel(const __grid_constant__ ForwardParams p,
+                          const __grid_constant__ HopperMaps maps, HopperCut cut) {
+  using Tile = HopperTile<kD, kConsumers>;
+  constexpr int kRows = Tile::kRows, kColumns = Tile::kColumns;
+  constexpr ptx::Swizzle kSwizzle = ptx::Swizzle::b128;
+  FASTOPS_DYNAMIC_SHARED(dynamic);
+  const unsigned shared = ptx::smem_addr(dynamic);
+  Slots* const ring = reinterpret_cast<Slots*>(dynamic + Tile::kSlotsAt);
+  const int lane = int(threadIdx.x) % 32,
+            warp = int(threadIdx.x) / 32 - 4;  // of those that multiply
+
+  const HopperPlace place = place_of(p, cut, blockIdx.x);
+  const List list(p.mask.by_query, p.mask, place.b, place.h, place.first >> shift_of(cut.rows),
+                  cut.block_kv, kColumns, p.seq_kv);
+  const int shift = list.shift(), per_tile = kColumns >> shift;
+  const int steps = (list.slots() + per_tile - 1) / per_tile;
+
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(Tile::barrier(shared, Tile::kQueries), 1);
+    for (int stage = 0; stage < 2; ++stage) {
+      ptx::mbarrier_init(Tile::barrier(shared, Tile::kKeysHere + stage), 1);
+      ptx::mbarrier_init(Tile::barrier(shared, Tile::kKeysFree + stage), 4 * kConsumers);
+      ptx::mbarrier_init(Tile::barrier(shared, Tile::kValuesHere + stage), 1);
+      ptx::mbarrier_init(Tile::barrier(shared, Tile::kValuesFree + stage), 4 * kConsumers);
+    }
+    ptx::fence_mbarrier_init();
+  }
+  __syncthreads();
+
+  if (warp < 0) {
+    ptx::setmaxnreg_dec<Tile::kFew>();
+    if (warp == -4 && steps > 0)
+      copy_tiles<kD, kConsumers>(p, maps, list, place, shared, ring, steps);
+    return;
+  }
+  ptx::setmaxnreg_inc<Tile::kMany>();
+
+  // A warp's rows are of one head.
+  const int rows_shift = shift_of(cut.rows), of_tile = warp * 16;
+  const int first_row = of_tile & (cut.rows - 1);
+  const float* bias = p.key_bias;
+  if (bias)
+    bias +=
+        place.b * p.key_bias_stride[0] + (place.h + (of_tile >> rows_shift)) * p.key_bias_stride[1];
+  const bool scaled = bias || !(p.scale > 0);
+  const float factor = scaled ? 1.f : p.scale * kLog2e;
+
+  float out[kD / 2], scores[kColumns / 2], by[2];
+  unsigned packed[kColumns / 16][4];
+  HopperRows rows;
+#pragma unroll
+  for (int i = 0; i < kD / 2; ++i) out[i] = 0.f;
+
+  const auto multiply_keys = [&](int stage) {
+    const uint64_t queries = ptx::wgmma_descriptor(
+        unsigned(ptx::opaque(int(shared))) + warp / 4 * 64 * 128, 16, 1024, kSwizzle);
+    const uint64_t keys = ptx::wgmma_descriptor(shared + Tile::kKeysAt + stage * Tile::kTileBytes,
+                                                16, 1024, kSwizzle);
+#pragma unroll
+    for (int k = 0; k < kD / 16; ++k)
+      ptx::wgmma_ss<T, kColumns>(scores, queries + (k / 4 * kRows * 128 + k % 4 * 32) / 16,
+                                 keys + (k / 4 * kColumns * 128 + k % 4 * 32) / 16, k > 0);
+  };
+  const auto multiply_values = [&](int stage) {
+    const uint64_t values = ptx::wgmma_descriptor(
+        shared + Tile::kValuesAt + stage * Tile::kTileBytes, kColumns * 128, 1024, kSwizzle);
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; ++k)
+      ptx::wgmma_rs<T, kD, ptx::Major::mn>(out, packed[k], values + k * 2048 / 16);
+  };
+  const auto probabilities = [&](int step) {
+    const Slots& slots = ring[step % Tile::kRing];
+    if (scaled) scale_scores<kColumns>(scores, p, slots, shift, bias);
+    if (slots.masked) mask_scores<kColumns>(scores, p, slots, shift, first_row);
+    exponentials(scores, rows, by, factor);
+  };
+
+  if (steps > 0) {
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kQueries), 0);
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere), 0);
+    ptx::wgmma_hold(scores);
+    ptx::wgmma_fence();
+    multiply_keys(0);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_hold(scores);
+    if (lane == 0) {
+      ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kKeysFree));
+    }
+    probabilities(0);
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere), 0);
+    pack_probabilities<T>(packed, scores);
+#pragma unroll 1
+    for (int step = 1; step < steps; ++step) {
+      const int stage = step & 1, parity = step >> 1 & 1;
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere + stage), parity);
+      ptx::wgmma_hold(scores);
+      ptx::wgmma_hold(out);
+      ptx::wgmma_fence();
+      multiply_keys(stage);
+      ptx::wgmma_commit();
+      multiply_values(stage ^ 1);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();
+      ptx::wgmma_hold(scores);
+      if (lane == 0) {
+        ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kKeysFree + stage));
+      }
+      probabilities(step);
+      // V is needed only in the next step. But ptxas moves the exponentials below the wait for the
+      // product that they are to overlap with, unless a loop lies between.
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere + stage), parity);
+      ptx::wgmma_wait<0>();
+      ptx::wgmma_hold(out);
+      __syncwarp();  // all lanes have read the slots
+      if (lane == 0) {
+        ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kValuesFree + (stage ^ 1)));
+      }
+#pragma unroll
+      for (int i = 0; i < kD / 2; ++i) out[i] *= by[i / 2 % 2];
+      pack_probabilities<T>(packed, scores);
+    }
+    ptx::wgmma_hold(out);
+    ptx::wgmma_fence();
+    multiply_values((steps - 1) & 1);
+    ptx::wgmma_commit();
+    ptx::wgmma_wait<0>();
+    ptx::wgmma_hold(out);
+  }
+
+  const HopperPlace to = place_of(p, cut, unsigned(ptx::opaque(int(blockIdx.x))));
+  const int64_t head = to.h + (of_tile >> rows_shift);
+  const float sink = p.sinks ? p.sinks[head] * kLog2e : -INFINITY;
+  T* out_head = head_of<T>(p.out, to.b, head);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float sum = quad_sum(rows.sum[half]);
+    const int64_t r = int64_t{to.first} + first_row + half * 8 + lane / 4;
+    const float highest = __fmul_rn(rows.max[half], factor), most = fmaxf(highest, sink);
+    const float base = most == -INFINITY ? 0.f : most;
+    const float worth = ptx::ex2(highest - base);
+    const float all = sum * worth + ptx::ex2(sink - base);
+    if (r >= p.seq_q) continue;
+    const float scale = all == 0.f ? 0.f : worth / all;
+    if (lane % 4 == 0)
+      p.lse[(int64_t{to.b} * p.heads + head) * p.seq_q + r] =
+          all == 0.f ? -INFINITY : (base + log2f(all)) * kLn2;
+#pragma unroll
+    for (int n = 0; n < kD / 8; ++n)
+      if (n * 8 < p.value_dim)
+        *reinterpret_cast<unsigned*>(out_head + r * p.out.stride[2] + n * 8 + lane % 4 * 2) =
+            fastops::cuda::pack2(T(), out[n * 4 + 2 * half] * scale,
+                                 out[n * 4 + 2 * half + 1] * scale);
+  }
+}
+
+}  // namespace fastops::attention::cuda
