@@ -80,7 +80,7 @@ def _hopper() -> str:
         return "not built"
     if os.environ.get("FASTOPS_SM90") == "1":
         return "on (FASTOPS_SM90=1): no record from hardware speaks for them yet"
-    return "built, but off until a record from hardware speaks for them; FASTOPS_SM90=1 turns them on"
+    return "built, but off: no record from hardware yet; FASTOPS_SM90=1 turns them on"
 
 
 def _gpus() -> list[str]:
