@@ -3,6 +3,7 @@
 
 #include "attention/attention.h"
 #include "attention/cuda/heuristics.h"
+#include "core/check.h"
 #include "core/dtype.h"
 
 namespace fastops::attention::cuda {
@@ -19,8 +20,12 @@ void backward_bf16(const BackwardParams& p, void* stream);
 void forward_hopper_f16(const ForwardParams& p, const HopperCut& cut, void* stream);
 void forward_hopper_bf16(const ForwardParams& p, const HopperCut& cut, void* stream);
 #else
-inline void forward_hopper_f16(const ForwardParams&, const HopperCut&, void*) {}
-inline void forward_hopper_bf16(const ForwardParams&, const HopperCut&, void*) {}
+inline void forward_hopper_f16(const ForwardParams&, const HopperCut&, void*) {
+  fail("fastops.block_sparse_attention: this build has no sm_90 kernels");
+}
+inline void forward_hopper_bf16(const ForwardParams& p, const HopperCut& cut, void* stream) {
+  forward_hopper_f16(p, cut, stream);
+}
 #endif
 
 // Whether 16-byte copies reach every row of 16-bit elements.
