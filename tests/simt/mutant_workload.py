@@ -23,7 +23,7 @@ def softmax() -> None:
     for shape, dim in [
         ((9, 40), 1),
         ((3, 1501), 1),
-        ((17, 9003), 1),  # stream: several rows a block
+        ((17, 9003), 1),  # a cluster of one block, several rows each
         ((9, 36005), 1),  # cluster
         ((1, 33001), 1),  # split
         ((70, 64), 0),  # column
@@ -32,6 +32,10 @@ def softmax() -> None:
         x = torch.randn(shape)
         y = ops.softmax(x, [dim])
         ops.softmax_backward(x, y, [dim])
+    os.environ["FASTOPS_SM90"] = "0"
+    x = torch.randn(17, 9003)  # stream: several rows a block
+    ops.softmax_backward(x, ops.softmax(x, [1]), [1])
+    os.environ["FASTOPS_SM90"] = "1"
     lib.simt_set_device(1, 9, 0)
     x = torch.randn(243, 509)  # ring: slots filled again, rows that share 16 bytes
     ops.softmax_backward(x, ops.softmax(x, [1]), [1])

@@ -114,6 +114,58 @@ def test_cluster(dtype: torch.dtype, hopper: None) -> None:
     run_all(Problem(x=misalign(x)[:2], mask=booleans(x.shape[1])), "softmax cluster")
 
 
+# One block a row, two, four; with rows that start anywhere, and beside neighbours at 16 bytes.
+CLUSTER_ROWS = [(11, 2600), (11, 2500.3), (6, 9000.3), (5, 30001)]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("rows", "count"), CLUSTER_ROWS)
+def test_cluster_goes_round(dtype: torch.dtype, rows: int, count: float, one_sm: None) -> None:
+    """Five rows and more in the same slots; some lie as the row before them, some do not."""
+    n = ring_length(dtype, count)
+    x = randn(rows, n, dtype=dtype)
+    Problem(x=x, scale=0.5).check_all("softmax")
+    assert launched() == {"softmax cluster"}
+    if count < 9000:
+        lengths = integers(0, n, rows)
+        lengths[1] = 0
+        for view in (x, misalign(x)):
+            Problem(x=view, lengths=lengths, zero_masked_rows=True).check_all("log_softmax")
+        assert launched() == {"softmax cluster"}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("rows", "count"), CLUSTER_ROWS[:3])
+def test_cluster_backward_goes_round(
+    dtype: torch.dtype, rows: int, count: float, one_sm: None
+) -> None:
+    """Also where y and dy lie differently, so that one of them is not copied in bulk."""
+    n = ring_length(dtype, count)
+    x = randn(rows, n, dtype=dtype)
+    y = torch.softmax(x, -1)
+    dy = randn(rows, n, dtype=dtype, key=3)
+    p, g = y.double(), dy.double()
+    expected = p * (g - (p * g).sum(-1, keepdim=True))
+    for one, other in ((y, dy), (misalign(y), dy), (y, misalign(dy))):
+        dx = ops.softmax_backward(other, one, [1])
+        torch.testing.assert_close(
+            dx.double(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype]
+        )
+        assert launched() == {"softmax cluster"}
+
+
+def test_a_million_elements(hopper: None) -> None:
+    """2 MB a row, over 16 blocks."""
+    x = randn(2, 1 << 20, dtype=torch.bfloat16)
+    assert native.softmax_cuda_plan(rows=2, n=1 << 20, dtype="bfloat16", hopper=True, sm_count=4)[
+        "blocks_per_row"
+    ] == 16  # fmt: skip
+    y = ops.softmax(x, [1], dtype=torch.float32)
+    assert launched() == {"softmax cluster"}
+    expected = torch.softmax(x.double(), 1)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=0)
+
+
 def test_sm_80_has_neither_clusters_nor_rings(hopper: None) -> None:
     """The same long rows on a device with less shared memory and without clusters."""
     emulator().simt_set_device(4, 8, 0)

@@ -44,10 +44,11 @@ def test_few_long_rows_are_split_over_the_chip() -> None:
 
 
 def test_clusters_wait_for_a_record_from_hardware() -> None:
-    for n in (65536, 131072, 1 << 20):
+    for n in (32000, 65536, 131072, 1 << 20):
         assert plan(4096, n)["kernel"] != "cluster"
-    assert plan(4096, 1 << 20, hopper=True)["kernel"] == "cluster"
-    assert plan(4096, 1 << 20, hopper=True)["blocks_per_row"] == 16
+    for n, blocks in ((32000, 1), (65536, 2), (1 << 20, 16)):
+        p = plan(4096, n, hopper=True)
+        assert (p["kernel"], p["blocks_per_row"]) == ("cluster", blocks)
     assert plan(4096, 1 << 20, hopper=True, **A100)["kernel"] == "split"
 
 

@@ -1,4 +1,5 @@
-// The stream kernels over thread-block clusters: sm_90 alone has the instructions.
+// The stream kernels over thread-block clusters (of one block too), fed by bulk copies: sm_90 alone
+// has the instructions.
 #include "softmax/cuda/launch.cuh"
 
 namespace fastops::softmax::cuda {

@@ -25,7 +25,7 @@ enum class Kernel : int8_t {
   ring,       // the same from rings in shared memory that bulk copies fill (sm_90)
   block_row,  // a block per row, in registers
   stream,     // a block per row, in shared memory, the next row on its way
-  cluster,    // the same with several blocks per row (sm_90)
+  cluster,    // the same fed by bulk copies, one block or several per row (sm_90)
   split,      // two kernels over chunks of rows
   column,     // reduction across rows of memory
   strided,    // any strides, any dtypes
@@ -258,11 +258,12 @@ inline Plan plan(const Problem& q, const Device& device) {
   Plan stream = plan_stream(q, device, vectors, 1);
   const bool comfortable =
       stream.kernel == Kernel::stream && stream.shared_bytes <= size_t(kComfortableSlice);
+  if (hopper && comfortable) stream.kernel = Kernel::cluster;
   if (hopper && !comfortable) {
     const Plan cluster = plan_cluster(q, device, vectors);
     if (cluster.kernel == Kernel::cluster) return cluster;
   }
-  return stream.kernel == Kernel::stream ? stream : plan_split(q, device, vectors);
+  return stream.kernel != Kernel::strided ? stream : plan_split(q, device, vectors);
 }
 
 // ---- Params -> Problem ----------------------------------------------------------------------

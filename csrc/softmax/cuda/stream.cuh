@@ -1,17 +1,20 @@
-// Long rows held in shared memory while the next row is already on its way: persistent blocks, or
-// persistent clusters of blocks that share a row (sm_90).
+// Long rows held in shared memory while the next row is already on its way: persistent blocks, or,
+// on sm_90, persistent clusters of blocks that share a row, fed by bulk copies.
 #pragma once
 
 #include <cstring>
 
+#include "cuda/ptx/bulk_copy.cuh"
 #include "cuda/ptx/cluster.cuh"
 #include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/mbarrier.cuh"
 #include "softmax/cuda/rows.cuh"
 
 namespace fastops::softmax::cuda {
 
 inline constexpr int kStreamThreads = 512;
 inline constexpr int kMaxCluster = 16;
+inline constexpr int kChunkSlots = 4;  // a warp's slots that a bulk copy fills: 2 KB
 
 template <typename Op>
 inline constexpr int kStreamBlocksPerSm = Op::kFull || sizeof(typename Op::In) == 8 ? 1 : 2;
@@ -35,6 +38,59 @@ __device__ __forceinline__ void fetch(const typename Op::Row& r, int v, unsigned
       ptx::st_shared_128(address, raw);
     }
   }
+}
+
+// Of the vectors [from, from + count) of a row, those that lie in it whole.
+struct WholeVectors {
+  int begin, end;
+
+  template <typename Row>
+  __device__ __forceinline__ static WholeVectors of(const Row& r, int per, int from, int count) {
+    return {max(from, r.shift > 0 ? 1 : 0), min(from + count, (r.present + r.shift) / per)};
+  }
+};
+
+// The bytes that bulk_fetch copies asynchronously.
+template <typename Op>
+__device__ __forceinline__ unsigned bulk_bytes(const typename Op::Row& r, int from, int count) {
+  const auto whole = WholeVectors::of(r, Op::kV, from, count);
+  unsigned bytes = 0;
+#pragma unroll
+  for (int i = 0; i < Op::kInputs; ++i)
+    if (r.input_aligned(i)) bytes += max(0, whole.end - whole.begin) * sizeof(Raw);
+  return bytes;
+}
+
+// A warp starts the copies of `count` neighbouring vectors of a row into its slots, one an input.
+// What cannot be copied asynchronously is put together by the lane that reads it; true for a lane
+// that did.
+template <typename Op>
+__device__ __forceinline__ bool bulk_fetch(const typename Op::Row& r, int from, int count,
+                                           unsigned slots, unsigned input_stride, unsigned landed,
+                                           int lane) {
+  const auto whole = WholeVectors::of(r, Op::kV, from, count);
+  bool stored = false;
+#pragma unroll
+  for (int i = 0; i < Op::kInputs; ++i) {
+    const unsigned first_slot = slots + i * input_stride;
+    const bool bulk = r.input_aligned(i) && whole.begin < whole.end;
+    if (bulk && lane == 0)
+      ptx::bulk_load(first_slot + (whole.begin - from) * sizeof(Raw),
+                     r.input(i) + (whole.begin * Op::kV - r.shift),
+                     (whole.end - whole.begin) * sizeof(Raw), landed);
+    if (bulk && whole.end - whole.begin == count) continue;
+#pragma unroll 1
+    for (int k = lane; k < count; k += fastops::cuda::kWarp) {
+      const int v = from + k, first = v * Op::kV - r.shift;
+      if (v >= r.vectors() || (bulk && whole.begin <= v && v < whole.end)) continue;
+      Raw raw = fastops::cuda::raw_of(r.absent(i), r.absent(i));
+      if (first < r.present && first + Op::kV > 0)
+        raw = fastops::cuda::load_partial(r.input(i), first, r.present, r.absent(i));
+      ptx::st_shared_128(first_slot + k * sizeof(Raw), raw);
+      stored = true;
+    }
+  }
+  return stored;
 }
 
 // The reduction over the blocks of a cluster: each writes its statistic into every block's shared
@@ -66,6 +122,9 @@ __device__ __forceinline__ typename Op::Stat cluster_reduce(typename Op::Stat st
 //   bytes     each operand moved once
 //   barriers  one a row, and one of the cluster
 //   in flight up to the whole of shared memory
+//   kCluster  a warp owns `slots * 32` neighbouring vectors, and refills them in bulk copies of 2
+//   KB
+//             as soon as it has written them out; an mbarrier a warp
 //   registers 64 where two blocks share an SM; fp64 and full rows need more, and have it to itself
 template <typename Op, bool kCluster>
 __global__ __launch_bounds__(kStreamThreads,
@@ -77,16 +136,29 @@ __global__ __launch_bounds__(kStreamThreads,
   alignas(8) __shared__ typename Op::Stat peers[2][kMaxCluster];  // for st_cluster_64
 
   const int thread = threadIdx.x;
+  const int lane = thread % fastops::cuda::kWarp, warp = thread / fastops::cuda::kWarp;
   const unsigned rank = kCluster ? ptx::cluster_rank() : 0;
   const int cluster = kCluster ? static_cast<int>(ptx::cluster_size()) : 1;
   const int64_t step = gridDim.x / cluster;
-  const int first_vector = static_cast<int>(rank) * slots * kStreamThreads + thread;
+  // Neighbours in memory: the vectors of the block, or (kCluster) those of a warp.
+  constexpr int kNeighbours = kCluster ? fastops::cuda::kWarp : kStreamThreads;
+  constexpr unsigned kSlotStep = kNeighbours * sizeof(Raw);
+  const int warp_first = kCluster ? warp * slots * kNeighbours : 0;
+  const int part = static_cast<int>(rank) * slots * kStreamThreads + warp_first;
+  const int first_vector = part + thread % kNeighbours;
   const int n = static_cast<int>(p.shape.n);
   const unsigned input_stride = slots * kStreamThreads * sizeof(Raw);
-  const unsigned own_slots = ptx::smem_addr(shared) + thread * sizeof(Raw);
-  constexpr unsigned kSlotStep = kStreamThreads * sizeof(Raw);
+  const unsigned part_slots = ptx::smem_addr(shared) + warp_first * sizeof(Raw);
+  const unsigned own_slots = part_slots + thread % kNeighbours * sizeof(Raw);
 
+  [[maybe_unused]] unsigned landed = 0, parity = 0;
   if constexpr (kCluster) {  // no block may write to a peer that has not started
+    __shared__ uint64_t barriers[kStreamThreads / fastops::cuda::kWarp];
+    landed = ptx::smem_addr(&barriers[warp]);
+    if (lane == 0) {
+      ptx::mbarrier_init(landed, 1);
+      ptx::fence_mbarrier_init();
+    }
     ptx::cluster_arrive();
     ptx::cluster_wait();
   }
@@ -94,29 +166,47 @@ __global__ __launch_bounds__(kStreamThreads,
   int64_t at = blockIdx.x / cluster;
   if (at >= p.shape.rows) return;  // the same for every block of a cluster
   typename Op::Row row = Op::locate(p, at, 0, n);
+  [[maybe_unused]] bool stored = false;  // slots of this row by ordinary stores
+  if constexpr (kCluster) {
+    if (lane == 0) {
+      ptx::mbarrier_arrive_expect(landed, bulk_bytes<Op>(row, part, slots * kNeighbours));
+    }
+    stored = bulk_fetch<Op>(row, part, slots * kNeighbours, part_slots, input_stride, landed, lane);
+  } else {
 #pragma unroll 1
-  for (int k = 0; k < slots; ++k) {
-    const int v = first_vector + k * kStreamThreads;
-    if (v < row.vectors()) fetch<Op>(row, v, own_slots + k * kSlotStep, input_stride);
+    for (int k = 0; k < slots; ++k) {
+      const int v = first_vector + k * kNeighbours;
+      if (v < row.vectors()) fetch<Op>(row, v, own_slots + k * kSlotStep, input_stride);
+    }
+    ptx::cp_async_commit();
   }
-  ptx::cp_async_commit();
+
+  const auto read = [&](int k) {
+    typename Op::Input input;
+#pragma unroll
+    for (int i = 0; i < Op::kInputs; ++i)
+      input.raw[i] = ptx::ld_shared_128(own_slots + k * kSlotStep + i * input_stride);
+    return input;
+  };
 
   int phase = 0;
   while (true) {
-    ptx::cp_async_wait<0>();
+    if constexpr (kCluster) {
+      ptx::mbarrier_wait(landed, parity);
+      parity ^= 1;
+    } else {
+      ptx::cp_async_wait<0>();
+    }
     typename Op::Stat stat = Op::identity();
 #pragma unroll 2
     for (int k = 0; k < slots; ++k) {
-      const int v = first_vector + k * kStreamThreads;
+      const int v = first_vector + k * kNeighbours;
       if (v >= row.vectors()) break;
-      typename Op::Input input;
-#pragma unroll
-      for (int i = 0; i < Op::kInputs; ++i)
-        input.raw[i] = ptx::ld_shared_128(own_slots + k * kSlotStep + i * input_stride);
-      Op::accumulate(stat, Op::hold(row, v, input));
+      Op::accumulate(stat, Op::hold(row, v, read(k)));
     }
     stat = fastops::cuda::block_reduce<Op>(stat, partials, phase);
-    if constexpr (kCluster) stat = cluster_reduce<Op>(stat, peers, phase, rank, cluster);
+    if constexpr (kCluster)
+      if (cluster > 1) stat = cluster_reduce<Op>(stat, peers, phase, rank, cluster);
     const typename Op::Final final = Op::finish(p, at, stat);
     if (thread == 0 && rank == 0) Op::write_row(p, at, stat);
 
@@ -124,20 +214,38 @@ __global__ __launch_bounds__(kStreamThreads,
     const bool more = next < p.shape.rows;
     typename Op::Row next_row = row;
     if (more) next_row = Op::locate(p, next, 0, n);
-#pragma unroll 1
-    for (int k = 0; k < slots; ++k) {
-      const int v = first_vector + k * kStreamThreads;
-      const unsigned slot = own_slots + k * kSlotStep;
-      if (v < row.vectors()) {
-        typename Op::Input input;
-#pragma unroll
-        for (int i = 0; i < Op::kInputs; ++i)
-          input.raw[i] = ptx::ld_shared_128(slot + i * input_stride);
-        Op::write(row, v, Op::hold(row, v, input), final);
+    if constexpr (kCluster) {
+      if (more && lane == 0) {
+        ptx::mbarrier_arrive_expect(landed, bulk_bytes<Op>(next_row, part, slots * kNeighbours));
       }
-      if (more && v < next_row.vectors()) fetch<Op>(next_row, v, slot, input_stride);
+      bool stores = false;
+#pragma unroll 1
+      for (int k0 = 0; k0 < slots; k0 += kChunkSlots) {
+        const int here = min(kChunkSlots, slots - k0);
+#pragma unroll 1
+        for (int k = k0; k < k0 + here; ++k) {
+          const int v = first_vector + k * kNeighbours;
+          if (v < row.vectors()) Op::write(row, v, Op::hold(row, v, read(k)), final);
+        }
+        if (!more) continue;
+        if (stored) {
+          ptx::fence_proxy_async();
+        }
+        __syncwarp();  // every lane has read the chunk
+        stores |= bulk_fetch<Op>(next_row, part + k0 * kNeighbours, here * kNeighbours,
+                                 part_slots + k0 * kSlotStep, input_stride, landed, lane);
+      }
+      stored = stores;
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < slots; ++k) {
+        const int v = first_vector + k * kNeighbours;
+        if (v < row.vectors()) Op::write(row, v, Op::hold(row, v, read(k)), final);
+        if (more && v < next_row.vectors())
+          fetch<Op>(next_row, v, own_slots + k * kSlotStep, input_stride);
+      }
+      ptx::cp_async_commit();
     }
-    ptx::cp_async_commit();
     if (!more) break;
     at = next;
     row = next_row;
