@@ -3,7 +3,7 @@ no other way to be told), and compiled FlexAttention given the same blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastops
-from fastops import BlockMask
 from fastops.attention.reference import attention_reference
 
 from ..core.case import DTYPES, OURS, PEER, Accuracy, Case, Workload
@@ -83,7 +82,8 @@ def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
             i.mask.transposed()  # made once per mask
         calls = {name: [_training(f, leaves, grad)] for name, f in forwards.items()}
     traffic = sum(t.numel() * t.element_size() for t in (q, k, v, q))
-    return Workload(calls, traffic, partial(_accuracy, i))
+    verify = _accuracy if case.op == "attention" else _grad_accuracy
+    return Workload(calls, traffic, partial(verify, i))
 
 
 def _inference(forward: Callable[..., Tensor], *tensors: Tensor) -> Call:
@@ -94,19 +94,48 @@ def _training(forward: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor
     return lambda: torch.autograd.grad(forward(*leaves), leaves, grad)
 
 
-def _accuracy(i: Inputs) -> Accuracy:
-    """The last rows of the first head, against float64 and plain PyTorch."""
+def _last_rows(i: Inputs) -> tuple[slice, Tensor | None]:
+    """Which rows of the first head are checked, and what they keep."""
     length = i.case.shape[2]
     rows = slice(max(0, length - 256), length)
-    mask: BlockMask | None = i.mask
-    ours = fastops.block_sparse_attention(*i.tensors[:3], mask)[:1, :1, rows]
+    return rows, None if i.keep is None else i.keep[:1, :1, rows]
+
+
+def _errors(ours: Sequence[Tensor], plain: Sequence[Tensor], wide: Sequence[Tensor]) -> Accuracy:
+    def error(tensors: Sequence[Tensor]) -> float:
+        return max(
+            ((t.double() - w).abs() / w.abs().amax(-1, keepdim=True).clamp_min(1e-300)).max().item()
+            for t, w in zip(tensors, wide, strict=True)
+        )
+
+    return Accuracy(error(ours), error(plain), torch.finfo(ours[0].dtype).eps / 2)
+
+
+def _accuracy(i: Inputs) -> Accuracy:
+    """The last rows of the first head, against float64 and plain PyTorch."""
+    rows, keep = _last_rows(i)
+    ours = fastops.block_sparse_attention(*i.tensors[:3], i.mask)[:1, :1, rows]
     q, k, v = (t[:1, :1] for t in i.tensors[:3])
-    keep = None if i.keep is None else i.keep[:1, :1, rows]
     plain = attention_reference(q[:, :, rows], k, v, keep)[0]
     wide = attention_reference(q[:, :, rows].double(), k.double(), v.double(), keep)[0]
-    scale = wide.abs().amax(-1, keepdim=True).clamp_min(1e-300)
+    return _errors([ours], [plain], [wide])
 
-    def error(t: Tensor) -> float:
-        return ((t.double() - wide).abs() / scale).max().item()
 
-    return Accuracy(error(ours), error(plain), torch.finfo(q.dtype).eps / 2)
+def _grad_accuracy(i: Inputs) -> Accuracy:
+    """The gradients of what the last rows of the first head say, in them and in every key and value
+    of that head: a call of the full size, whose other rows have a gradient of zero."""
+    rows, keep = _last_rows(i)
+    grad = torch.zeros_like(i.tensors[3])
+    grad[:1, :1, rows] = i.tensors[3][:1, :1, rows]
+    forward = partial(fastops.block_sparse_attention, block_mask=i.mask)
+    leaves = [t.detach().requires_grad_() for t in i.tensors[:3]]
+    dq, dk, dv = torch.autograd.grad(forward(*leaves), leaves, grad)
+
+    def reference(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        q, k, v, g = (t[:1, :1].to(dtype) for t in (*i.tensors[:3], grad))
+        some = [t.detach().requires_grad_() for t in (q[:, :, rows], k, v)]
+        out = attention_reference(*some, keep)[0]
+        return torch.autograd.grad(out, some, g[:, :, rows])
+
+    ours = (dq[:1, :1, rows], dk[:1, :1], dv[:1, :1])
+    return _errors(ours, reference(dq.dtype), reference(torch.float64))
