@@ -114,7 +114,7 @@ def test_cluster(dtype: torch.dtype, hopper: None) -> None:
     run_all(Problem(x=misalign(x)[:2], mask=booleans(x.shape[1])), "softmax cluster")
 
 
-# One block a row, two, four; with rows that start anywhere, and beside neighbours at 16 bytes.
+# One block a row, two (backward: four), eight; rows on 16 bytes, and rows that start anywhere.
 CLUSTER_ROWS = [(11, 2600), (11, 2500.3), (6, 9000.3), (5, 30001)]
 
 
