@@ -192,7 +192,7 @@ __global__ __launch_bounds__(kStreamThreads,
   int phase = 0;
   while (true) {
     if constexpr (kCluster) {
-      ptx::mbarrier_wait(landed, parity);
+      ptx::mbarrier_wait_block(landed, parity);
       parity ^= 1;
     } else {
       ptx::cp_async_wait<0>();
