@@ -104,13 +104,14 @@ void run_range(const Problem<T>& q, int64_t begin, int64_t end) {
   for (; v < end; ++v) run_vectors<kRows, 1, kBits, kByLine>(q, v);
 }
 
+// With up to 4 rows more vectors share what is broadcast, and memory is waited for.
 template <int kBits, bool kByLine, typename T>
 void run_rows(const Problem<T>& q, int rows, int64_t begin, int64_t end) {
   switch (rows) {
-    case 1: return run_range<1, kBits, kByLine>(q, begin, end);
-    case 2: return run_range<2, kBits, kByLine>(q, begin, end);
-    case 3: return run_range<3, kBits, kByLine>(q, begin, end);
-    case 4: return run_range<4, kBits, kByLine>(q, begin, end);
+    case 1: return run_range<1, kBits, false>(q, begin, end);
+    case 2: return run_range<2, kBits, false>(q, begin, end);
+    case 3: return run_range<3, kBits, false>(q, begin, end);
+    case 4: return run_range<4, kBits, false>(q, begin, end);
     case 5: return run_range<5, kBits, kByLine>(q, begin, end);
     case 6: return run_range<6, kBits, kByLine>(q, begin, end);
     case 7: return run_range<7, kBits, kByLine>(q, begin, end);
