@@ -44,7 +44,7 @@ void add_target(const char* op, Problem& problem, MapParams& p, const Tensor& ta
   p.ignore_index = ignore_index;
 }
 
-void finish(Problem& problem, MapParams& p, const Tensor& like) {
+void finish(Problem& problem, MapParams& p, [[maybe_unused]] const Tensor& like) {
   problem.finish(p.shape, p.query_stride, p.lengths || p.causal || p.target);
   FASTOPS_RUN_WITH_WORKSPACE(map, like, p);
 }

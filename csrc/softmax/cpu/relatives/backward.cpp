@@ -1,6 +1,6 @@
 // The maps backward. entmax works from its output, the others find their row's statistics again:
 // reading x once more costs less than keeping what the forward found.
-#include "softmax/cpu/relatives/maps.h"
+#include "softmax/cpu/relatives/gradient_rows.h"
 
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
@@ -14,6 +14,7 @@ class MapBackward {
       : p_(p), n_(p.shape.n), stream_(streams(p.shape, p.out)) {}
 
   void run() const {
+    if (can_gradient_rows(p_)) return gradient_rows();
     for_rows<V>(p_.shape, 4, stream_, [this](const RowCursor& cursor, S* scratch, int64_t pitch) {
       S* arrays[4];
       for (int i = 0; i < 4; ++i) arrays[i] = scratch + i * pitch;
@@ -25,14 +26,15 @@ class MapBackward {
  private:
   V zero() const { return V(S(0)); }
 
-  // y^(2 - alpha) on the support, 0 off it.
-  template <Power kPower>
-  static V slope(V y, V exponent) {
-    const V none(S(0));
-    if constexpr (kPower == Power::exponential) return y;
-    else if constexpr (kPower == Power::linear) return select(none < y, V(S(1)), y);
-    else if constexpr (kPower == Power::square) return sqrt(y);
-    else return select(none < y, exp(log(y) * exponent), y);
+  void gradient_rows() const {
+    with_float(p_.x.dtype, [&](auto t) {
+      using T = decltype(t);
+      if constexpr ((sizeof(T) == 8) == (sizeof(S) == 8)) {
+        with_power(p_.alpha, [&]<Power kPower>() {
+          if constexpr (kPower != Power::exponential) GradientRows<V, kPower, T>(p_, stream_).run();
+        });
+      }
+    });
   }
 
   void from_output(const RowCursor& cursor, S* y, S* dy) const {
@@ -42,23 +44,14 @@ class MapBackward {
     if (!p_.out) return alpha_gradient(cursor, y, dy, alpha);
     with_power(alpha, [&]<Power kPower>() {
       const V exponent(S(2 - alpha));
-      V in_all(S(0)), weighted(S(0));
-      double slopes = 0, inner = 0;
-      constexpr int64_t block = 64 * V::size;
-      for (int64_t begin = 0; begin < n_; begin += block) {
-        const int64_t end = begin + block < n_ ? begin + block : n_;
-        in_all = weighted = zero();
-        for (int64_t j = begin; j < end; j += V::size) {
-          // -inf, where an element took no part, becomes 0; NaN stays.
-          const V g = slope<kPower>(max(zero(), V::load(y + j)), exponent);
-          g.store(y + j);
-          in_all = in_all + g;
-          weighted = weighted + select(g == zero(), zero(), g * V::load(dy + j));
-        }
-        slopes += double(hsum(in_all));
-        inner += double(hsum(weighted));
+      SlopeSums<V> sums;
+      for (int64_t j = 0; j < n_; j += V::size) {
+        // -inf, where an element took no part, becomes 0; NaN stays.
+        const V g = slope_of<kPower>(max(zero(), V::load(y + j)), exponent);
+        g.store(y + j);
+        sums.add(g, V::load(dy + j));
       }
-      const V mean(S(slopes == 0 ? 0 : inner / slopes)), scale(scale_of<V>(p_, cursor));
+      const V mean(sums.mean()), scale(scale_of<V>(p_, cursor));
       emit<V>(p_.shape, p_.out, cursor, stream_, [&](int64_t j) {
         const V g = V::load(y + j);
         return select(g == zero(), zero(), g * (V::load(dy + j) - mean) * scale);

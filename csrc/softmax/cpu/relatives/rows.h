@@ -179,38 +179,41 @@ inline void load_all(const Shape& shape, const Operand& operand, const RowCursor
   for (int64_t j = shape.n; j < padded<V>(shape.n); ++j) to[j] = 0;
 }
 
-// Writes value(j), a vector of the row's elements from j on, as the row of `out`; `stream` past the
-// caches. value may read scratch beyond the row's end.
+// Writes value(j), a vector of a row's elements from j on, to n places in one piece; `stream` past
+// the caches. value may read scratch beyond the row's end.
+template <typename V, typename T, typename F>
+inline void emit_piece(T* to, int64_t n, bool stream, F value) {
+  int64_t j = 0;
+  if (stream) {
+    constexpr int64_t bytes = V::size * sizeof(T);
+    const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(to) % bytes / sizeof(T));
+    if (head > 0) {
+      j = head < n ? head : n;
+      value(0).store(to, int(j));
+    }
+    for (; j + V::size <= n; j += V::size) value(j).stream(to + j);
+  }
+  for (; j + V::size <= n; j += V::size) value(j).store(to + j);
+  if (j < n) value(j).store(to + j, int(n - j));
+}
+
+// The same as the row of `out`, in as many pieces as it has.
 template <typename V, typename F>
 inline void emit(const Shape& shape, const Operand& out, const RowCursor& cursor, bool stream,
                  F value) {
   with_float(out.dtype, [&](auto t) {
     using T = decltype(t);
     T* to = static_cast<T*>(out.data) + cursor.offset(out.row_stride);
-    const int64_t n = shape.n;
-    if (!contiguous(shape, out)) {
-      const int64_t stride = inner_stride(shape, out);
-      return for_segments(shape, [&](int64_t begin, int64_t size, const int64_t* at) {
-        T* segment = to + segment_offset(shape, at, out);
-        T lane[V::size];
-        for (int64_t j = 0; j < size; j += V::size) {
-          value(begin + j).store(lane);
-          for (int64_t i = 0; i < V::size && j + i < size; ++i) segment[(j + i) * stride] = lane[i];
-        }
-      });
-    }
-    int64_t j = 0;
-    if (stream) {
-      constexpr int64_t bytes = V::size * sizeof(T);
-      const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(to) % bytes / sizeof(T));
-      if (head > 0) {
-        j = head < n ? head : n;
-        value(0).store(to, int(j));
+    if (contiguous(shape, out)) return emit_piece<V>(to, shape.n, stream, value);
+    const int64_t stride = inner_stride(shape, out);
+    for_segments(shape, [&](int64_t begin, int64_t size, const int64_t* at) {
+      T* segment = to + segment_offset(shape, at, out);
+      T lane[V::size];
+      for (int64_t j = 0; j < size; j += V::size) {
+        value(begin + j).store(lane);
+        for (int64_t i = 0; i < V::size && j + i < size; ++i) segment[(j + i) * stride] = lane[i];
       }
-      for (; j + V::size <= n; j += V::size) value(j).stream(to + j);
-    }
-    for (; j + V::size <= n; j += V::size) value(j).store(to + j);
-    if (j < n) value(j).store(to + j, int(n - j));
+    });
   });
 }
 

@@ -12,9 +12,6 @@ namespace {
 
 // More candidates than this are sorted.
 constexpr int64_t kMaxRanked = 1024;
-// Places in a row are kept in the accumulation type, which is exact so far.
-constexpr int64_t kExactPlaces = int64_t{1} << 24;
-
 template <typename V>
 class Topk {
  public:
@@ -23,10 +20,9 @@ class Topk {
   explicit Topk(const TopkParams& p) : p_(p), n_(p.shape.n), k_(p.k) {}
 
   void forward() const {
-    if (lanes()) return;
-    // Scores, tops, then per candidate its score and its place in the row.
+    if (plain_topk(p_) && k_ <= kLaneTopk && lanes()) return;
     for_rows<V>(p_.shape, 4, false, [this](const RowCursor& at, S* scratch, int64_t pitch) {
-      row(at, scratch, scratch + pitch, {scratch + 2 * pitch, scratch + 3 * pitch});
+      general(at, scratch, pitch);
     });
   }
 
@@ -36,24 +32,30 @@ class Topk {
   }
 
  private:
-  // Whether topk_lanes.h could take the rows, and has.
-  bool lanes() const {
-    if (!can_lanes(p_)) return false;
-    const auto general = [this](const RowCursor& at) {
-      const int64_t pitch = padded<V>(n_);
-      S* scratch = static_cast<S*>(thread_scratch(size_t(4 * pitch) * sizeof(S)));
-      row(at, scratch, scratch + pitch, {scratch + 2 * pitch, scratch + 3 * pitch});
-    };
+  // Calls f with a value of x's type. fp64 from fp64, fp32 from the rest: half as many kernels as
+  // there are pairs; false for the others.
+  template <typename F>
+  bool of_own_precision(F f) const {
     return with_float(p_.x.dtype, [&](auto t) {
-      using T = decltype(t);
-      // fp64 from fp64, fp32 from the rest: half as many kernels as there are pairs.
-      if constexpr ((sizeof(T) == 8) == (sizeof(S) == 8)) {
-        TopkLanes<V, T>(p_).run(general);
-        return true;
-      } else {
-        return false;
-      }
+      if constexpr ((sizeof(t) == 8) == (sizeof(S) == 8)) return f(t);
+      else return false;
     });
+  }
+
+  bool lanes() const {
+    const auto other = [this](const RowCursor& at) {
+      const int64_t pitch = padded<V>(n_);
+      row(at, static_cast<S*>(thread_scratch(size_t(4 * pitch) * sizeof(S))), pitch);
+    };
+    return of_own_precision([&](auto t) {
+      TopkLanes<V, decltype(t)>(p_).run(other);
+      return true;
+    });
+  }
+
+  // Scratch: scores, tops, then per candidate its score and its place in the row.
+  void general(const RowCursor& at, S* scratch, int64_t pitch) const {
+    if (!unscored(at, scratch, pitch)) row(at, scratch, pitch);
   }
 
   // What may be among the k greatest, by rising index.
@@ -62,37 +64,6 @@ class Topk {
     S* place;
     int64_t count = 0;
   };
-
-  void row(const RowCursor& cursor, S* s, S* top_values, Candidates c) const {
-    // Four groups per wanted element keep the bound close, so that few candidates are in vain.
-    const int64_t vectors = n_ / (4 * k_);
-    Tops<V> tops{top_values, vectors < 1 ? 1 : vectors < 64 ? vectors : 64};
-    const Row<V> r = load_row<V>(p_, p_.x, cursor, scale_of<V>(p_, cursor), s, &tops);
-    const Out out(p_, cursor);
-    if (r.broken() || r.empty()) {
-      const bool zero = r.empty() && p_.zero_masked_rows;
-      if (p_.lse) cursor.at<S>(p_.lse) = r.empty() ? -infinity<V>() : S(__builtin_nanf(""));
-      for (int64_t i = 0; i < k_; ++i) out.index(i) = i;
-      return out.values(k_, [=](int64_t) { return V(zero ? S(0) : S(__builtin_nanf(""))); });
-    }
-    const V m(r.max);
-    double total = 0;
-    if (!p_.renormalize)
-      total = sum_over<V>(n_, [&](int64_t j) { return exp_below(V::load(s + j) - m); });
-    const S least = k_ == 1 ? r.max : bound(tops);
-    if (least == -infinity<V>() || n_ > kExactPlaces || !collect(s, tops, least, c)) {
-      sort(s, least, out);
-    } else {
-      rank(c, out, s);
-    }
-    S* const scores = s;  // the k greatest are there now, in order
-    for (int64_t i = 0; i < V::size; ++i) scores[k_ + i] = -infinity<V>();
-    if (p_.renormalize)
-      total = sum_over<V>(k_, [&](int64_t j) { return exp_below(V::load(scores + j) - m); });
-    if (p_.lse) cursor.at<S>(p_.lse) = S(double(r.max) + __builtin_log(total));
-    const V factor(S(1 / total));
-    out.values(k_, [&](int64_t j) { return exp_below(V::load(scores + j) - m) * factor; });
-  }
 
   // Where a row's results go.
   struct Out {
@@ -127,6 +98,73 @@ class Topk {
     }
   };
 
+  // A long row by itself, from where it lies; false where that cannot be.
+  bool unscored(const RowCursor& cursor, S* scratch, int64_t pitch) const {
+    if (!plain_topk(p_)) return false;
+    return of_own_precision([&](auto t) {
+      using T = decltype(t);
+      const RowReader<V, T> reader(p_);
+      if (reader.tops() < 4 * k_) return false;
+      const T* x = static_cast<const T*>(p_.x.data) + cursor.offset(p_.x.row_stride);
+      Tops<V> tops{scratch + pitch, reader.step() / V::size, reader.tops()};
+      alignas(64) S most[kNetwork], sum[kNetwork];
+      reader.scan(x, most, sum, tops.values);
+      S max = most[0];
+      for (int i = 1; i < kNetwork; ++i) max = most[i] < max ? max : most[i];
+      double total = 0;
+      for (int i = 0; i < kNetwork; i += V::size)
+        total += double(hsum(V::load(sum + i) * exp_below(V::load(most + i) - V(max))));
+      if (!(total < double(infinity<V>()) && max > reader.kLowest)) return false;
+      Candidates c{scratch + 2 * pitch, scratch + 3 * pitch};
+      const S least = bound(tops);
+      if (least == -infinity<V>() ||
+          !collect([&](int64_t j) { return reader.at(x, j); }, tops, least, c))
+        return false;
+      const Out out(p_, cursor);
+      rank(c, out, scratch, scratch + pitch);
+      finish(cursor, out, scratch, max, total);
+      return true;
+    });
+  }
+
+  void row(const RowCursor& cursor, S* s, int64_t pitch) const {
+    // Four groups per wanted element keep the bound close, so that few candidates are in vain.
+    const int64_t vectors = n_ / (4 * k_);
+    Tops<V> tops{s + pitch, vectors < 1 ? 1 : vectors < 64 ? vectors : 64};
+    const Row<V> r = load_row<V>(p_, p_.x, cursor, scale_of<V>(p_, cursor), s, &tops);
+    const Out out(p_, cursor);
+    if (r.broken() || r.empty()) {
+      const bool zero = r.empty() && p_.zero_masked_rows;
+      if (p_.lse) cursor.at<S>(p_.lse) = r.empty() ? -infinity<V>() : S(__builtin_nanf(""));
+      for (int64_t i = 0; i < k_; ++i) out.index(i) = i;
+      return out.values(k_, [=](int64_t) { return V(zero ? S(0) : S(__builtin_nanf(""))); });
+    }
+    const V m(r.max);
+    double total = 0;
+    if (!p_.renormalize)
+      total = sum_over<V>(n_, [&](int64_t j) { return exp_below(V::load(s + j) - m); });
+    const S least = k_ == 1 ? r.max : bound(tops);
+    Candidates c{s + 2 * pitch, s + 3 * pitch};
+    if (least == -infinity<V>() || n_ > kExactPlaces ||
+        !collect([&](int64_t j) { return V::load(s + j); }, tops, least, c)) {
+      sort(s, least, out);
+    } else {
+      rank(c, out, s, s + pitch);
+    }
+    finish(cursor, out, s, r.max, total);
+  }
+
+  // From the k greatest scores, in order, and the sum of all.
+  void finish(const RowCursor& cursor, const Out& out, S* scores, S max, double total) const {
+    const V m(max);
+    for (int64_t i = 0; i < V::size; ++i) scores[k_ + i] = -infinity<V>();
+    if (p_.renormalize)
+      total = sum_over<V>(k_, [&](int64_t j) { return exp_below(V::load(scores + j) - m); });
+    if (p_.lse) cursor.at<S>(p_.lse) = S(double(max) + __builtin_log(total));
+    const V factor(S(1 / total));
+    out.values(k_, [&](int64_t j) { return exp_below(V::load(scores + j) - m) * factor; });
+  }
+
   // A score that at least k elements reach, and if it can be found quickly, few more.
   S bound(const Tops<V>& tops) const {
     const V low(-infinity<V>());
@@ -140,9 +178,14 @@ class Topk {
       finite += __builtin_popcount(lane_bits(in));
     }
     if (finite < k_) return -infinity<V>();
+    // Where the k-th would be if all were spread evenly; every third time halfway.
     S below = -hmax(V(S(0)) - least), above = hmax(most);
+    const int64_t wanted = k_ + k_ / 16 + 1;
+    int64_t reach_above = 1;
     for (int i = 0; i < 24 && finite > k_ + k_ / 8 + 2; ++i) {
-      const S middle = below + (above - below) * S(0.5);
+      const S even = S(finite - wanted) / S(finite - reach_above);
+      const S share = i % 3 == 2 || even > S(0.95) ? S(0.5) : even;
+      const S middle = below + (above - below) * share;
       if (!(middle > below && middle < above)) break;
       const V at(middle);
       int64_t short_of = 0;
@@ -154,6 +197,7 @@ class Topk {
         finite = reach;
       } else {
         above = middle;
+        reach_above = reach;
       }
     }
     return below;
@@ -161,7 +205,8 @@ class Topk {
 
   // Elements from `least` on; false where they are too many to rank one against all. Groups whose
   // top does not reach it are passed over.
-  bool collect(const S* s, const Tops<V>& tops, S least, Candidates& c) const {
+  template <typename F>
+  bool collect(F vector_at, const Tops<V>& tops, S least, Candidates& c) const {
     const V low(__is_same(S, double) ? S(__builtin_nextafter(least, -__builtin_inf()))
                                      : S(__builtin_nextafterf(float(least), -__builtin_inff())));
     alignas(64) S lanes[V::size];
@@ -172,7 +217,7 @@ class Topk {
       if (!any(low < V::load(tops.values + g))) continue;
       const int64_t end = begin + step < n_ ? begin + step : n_;
       for (int64_t j = begin; j < end; j += V::size) {
-        const V v = V::load(s + j);
+        const V v = vector_at(j);
         const auto in = low < v;
         compress(lane + V(S(j)), in, c.place + c.count);
         c.count += compress(v, in, c.score + c.count);
@@ -182,26 +227,52 @@ class Topk {
     return true;
   }
 
-  // A candidate's rank is how many come before it: greater ones, and equal ones of lower index.
-  // The k first go to `scores`, in order.
-  void rank(const Candidates& c, const Out& out, S* scores) const {
+  // The k first candidates go to `scores`, in order; `order` is scratch for as many as there are.
+  // Ties within a vector of candidates, rare where scores have many bits, are looked for only where
+  // the ranks do not add up.
+  void rank(const Candidates& c, const Out& out, S* scores, S* order) const {
+    const bool likely = size_of(p_.x.dtype) < 4;
+    const int64_t sum = place(c, scores, order, likely);
+    if (!likely && sum != c.count * (c.count - 1) / 2) place(c, scores, order, true);
+    for (int64_t i = 0; i < k_; ++i) out.index(i) = int64_t(order[i]);
+  }
+
+  // A candidate's rank is how many come before it: greater ones, and equal ones of lower index
+  // (those of the same vector if `ties`). A vector of candidates is held against one after the
+  // other, in sums that do not wait for each other. Returns the sum of the ranks.
+  int64_t place(const Candidates& c, S* scores, S* order, bool ties) const {
     S* const score = c.score;
+    constexpr int kSums = V::size < 4 ? V::size : 4;
+    const V one(S(1)), zero(S(0));
     for (int64_t i = 0; i < V::size; ++i) score[c.count + i] = -infinity<V>();
-    for (int64_t i = 0; i < c.count; ++i) {
-      const V own(score[i]);
-      const int64_t block = i / V::size * V::size;
-      int64_t before = block;
-      for (int64_t j = 0; j < block; j += V::size)
-        before -= __builtin_popcount(lane_bits(V::load(score + j) < own));
-      const V same = V::load(score + block);
-      const unsigned earlier = (1u << (i - block)) - 1;
-      before += __builtin_popcount(lane_bits(own < same) | (~lane_bits(same < own) & earlier));
-      for (int64_t j = block + V::size; j < c.count; j += V::size)
-        before += __builtin_popcount(lane_bits(own < V::load(score + j)));
-      if (before >= k_) continue;
-      scores[before] = score[i];
-      out.index(before) = int64_t(c.place[i]);
+    const int64_t padded = (c.count + V::size - 1) / V::size * V::size;
+    int64_t all = 0;
+    for (int64_t b = 0; b < c.count; b += V::size) {
+      const V own = V::load(score + b);
+      // Of those of earlier vectors all but the lesser come before.
+      V sums[4] = {V(S(b)), zero, zero, zero};
+      const auto over = [&](int64_t begin, int64_t end, auto next) {
+        for (int64_t j = begin; j < end; j += kSums)
+          for (int u = 0; u < kSums; ++u) sums[u] = next(sums[u], V(score[j + u]));
+      };
+      over(0, b, [&](V sum, V other) { return select(other < own, sum - one, sum); });
+      over(b, padded, [&](V sum, V other) { return select(own < other, sum + one, sum); });
+      for (int i = 0; ties && i + 1 < V::size; ++i) {
+        const auto same = own == V(score[b + i]);
+        V& sum = sums[i % kSums];
+        sum = select(V::first(i + 1), sum, select(same, sum + one, sum));
+      }
+      alignas(64) S before[V::size];
+      ((sums[0] + sums[1]) + (sums[2] + sums[3])).store(before);
+      const int count = int(c.count - b < V::size ? c.count - b : V::size);
+      for (int i = 0; i < count; ++i) {
+        const int64_t rank = int64_t(before[i]);
+        scores[rank] = score[b + i];
+        order[rank] = c.place[b + i];
+        all += rank;
+      }
     }
+    return all;
   }
 
   // Many candidates, or rows too long for places in S: by the standard library.

@@ -42,24 +42,136 @@ inline void sort_network(F order) {
   for (int c = 0; c < Network::kPairs; ++c) order(network.first[c], network.second[c]);
 }
 
-// Whether these rows can be taken so.
-inline bool can_lanes(const TopkParams& p) {
-  return p.k <= kLaneTopk && p.scale == 1 && !p.mask && !p.lengths && !p.row_scale && !p.causal &&
+// Places in a row are kept in the accumulation type, which is exact so far.
+inline constexpr int64_t kExactPlaces = int64_t{1} << 24;
+
+// Whether rows can be taken from where they lie.
+inline bool plain_topk(const TopkParams& p) {
+  return p.scale == 1 && !p.mask && !p.lengths && !p.row_scale && !p.causal &&
          p.values_stride == 1 && p.indices_stride == 1 && contiguous(p.shape, p.x) &&
-         p.shape.n < int64_t{1} << 24;  // places are kept in the accumulation type, exactly
+         p.shape.n < kExactPlaces;
 }
+
+// Reads a row once from memory, in pieces that stay in L1.
+template <typename V, typename T>
+class RowReader {
+ public:
+  using S = typename V::Scalar;
+
+  static constexpr int64_t kMostPieces = 64;
+  static constexpr S kLowest = S(sizeof(S) == 8 ? -__DBL_MAX__ : -__FLT_MAX__);
+
+  explicit RowReader(const TopkParams& p)
+      : n_(p.shape.n),
+        step_((n_ + kMostPieces * kUnit - 1) / (kMostPieces * kUnit) * kUnit),
+        pieces_((n_ + step_ - 1) / step_) {}
+
+  int64_t step() const { return step_; }  // elements in a piece
+  int64_t pieces() const { return pieces_; }
+  int64_t tops() const { return pieces_ * V::size; }
+
+  // The vector from j on, -inf beyond the row's end.
+  V at(const T* x, int64_t j) const {
+    if (j + V::size <= n_) return V::load(x + j);
+    const V low(-infinity<V>());
+    return j < n_ ? select(V::first(int(n_ - j)), V::load(x + j, int(n_ - j)), low) : low;
+  }
+
+  // The maxima of kNetwork parts of the row, their sums of exponentials against them, and the
+  // lane maxima of each piece.
+  void scan(const T* x, S* maxima, S* sums, S* tops) const {
+    const V zero(S(0)), low(-infinity<V>());
+    V most[kParts], sum[kParts], lost[kParts];
+    for (int u = 0; u < kParts; ++u) {
+      most[u] = V(kLowest);
+      sum[u] = lost[u] = zero;
+    }
+    for (int64_t c = 0; c < pieces_; ++c) {
+      V top[kParts], any_top = low;
+      for (int u = 0; u < kParts; ++u) top[u] = low;
+      over(x, c * step_, (c + 1) * step_, [&](int u, V v, const T*) { top[u] = max(v, top[u]); });
+      for (int u = 0; u < kParts; ++u) {
+        any_top = max(top[u], any_top);
+        top[u] = max(top[u], most[u]);
+      }
+      any_top.store(tops + c * V::size);
+      add(x, c, top, most, sum, lost);
+    }
+    for (int u = 0; u < kParts; ++u) {
+      most[u].store(maxima + u * V::size);
+      sum[u].store(sums + u * V::size);
+    }
+  }
+
+  // The same with the place of each maximum, the first of equal ones, instead of the tops.
+  void scan_first(const T* x, S* maxima, S* sums, S* places) const {
+    const V zero(S(0));
+    V most[kParts], sum[kParts], lost[kParts], here[kParts], first[kParts];
+    alignas(64) S lanes[kNetwork];
+    for (int i = 0; i < kNetwork; ++i) lanes[i] = S(i);
+    for (int u = 0; u < kParts; ++u) {
+      most[u] = V(kLowest);
+      sum[u] = lost[u] = first[u] = zero;
+      here[u] = V::load(lanes + u * V::size);
+    }
+    for (int64_t c = 0; c < pieces_; ++c) {
+      V top[kParts];
+      for (int u = 0; u < kParts; ++u) top[u] = most[u];
+      over(x, c * step_, (c + 1) * step_, [&](int u, V v, const T*) {
+        first[u] = select(top[u] < v, here[u], first[u]);
+        top[u] = max(v, top[u]);
+        here[u] = here[u] + V(S(kNetwork));
+      });
+      add(x, c, top, most, sum, lost);
+    }
+    for (int u = 0; u < kParts; ++u) {
+      most[u].store(maxima + u * V::size);
+      sum[u].store(sums + u * V::size);
+      first[u].store(places + u * V::size);
+    }
+  }
+
+ private:
+  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
+  static constexpr int64_t kUnit = 16 * kNetwork;
+  static constexpr int64_t kAhead = 8192;  // bytes
+
+  // Calls f(part, v) for the elements of a piece.
+  template <typename F>
+  void over(const T* x, int64_t begin, int64_t end, F f) const {
+    int64_t j = begin;
+    for (; j + kNetwork <= n_ && j < end; j += kNetwork)
+      for (int u = 0; u < kParts; ++u) f(u, V::load(x + j + u * V::size), x + j);
+    for (; j < end && j < n_; j += kNetwork)
+      for (int u = 0; u < kParts; ++u) f(u, at(x, j + u * V::size), x + j);
+  }
+
+  // A piece's exponentials against `top`, which is `most` then.
+  void add(const T* x, int64_t piece, const V* top, V* most, V* sum, V* lost) const {
+    V part[kParts];
+    for (int u = 0; u < kParts; ++u) part[u] = V(S(0));
+    over(x, piece * step_, (piece + 1) * step_, [&](int u, V v, const T* from) {
+      if (u == 0) prefetch(reinterpret_cast<const char*>(from) + kAhead);
+      part[u] = part[u] + exp_below(v - top[u]);
+    });
+    for (int u = 0; u < kParts; ++u) {
+      const V factor = exp_below(most[u] - top[u]);
+      const V old = sum[u] * factor, term = part[u] - lost[u] * factor;
+      sum[u] = old + term;
+      lost[u] = (sum[u] - old) - term;
+      most[u] = top[u];
+    }
+  }
+
+  int64_t n_, step_, pieces_;
+};
 
 template <typename V, typename T>
 class TopkLanes {
  public:
   using S = typename V::Scalar;
 
-  explicit TopkLanes(const TopkParams& p)
-      : p_(p),
-        n_(p.shape.n),
-        k_(int(p.k)),
-        step_((n_ + kMostPieces * kUnit - 1) / (kMostPieces * kUnit) * kUnit),
-        pieces_((n_ + step_ - 1) / step_) {}
+  explicit TopkLanes(const TopkParams& p) : p_(p), n_(p.shape.n), k_(int(p.k)), reader_(p) {}
 
   // `general` takes a row that has too many candidates or none, a NaN or an infinity.
   template <typename F>
@@ -75,74 +187,16 @@ class TopkLanes {
   }
 
  private:
-  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
-  static constexpr int64_t kUnit = 16 * kNetwork;
-  static constexpr int64_t kMostPieces = 64;
-  static constexpr int64_t kAhead = 8192;      // bytes
   static constexpr int64_t kTogether = 65536;  // elements of a group, which stay in L2
   static constexpr int64_t kRoom = kNetwork + 5 * V::size;
-  static constexpr S kLowest = S(sizeof(S) == 8 ? -__DBL_MAX__ : -__FLT_MAX__);
+  static constexpr S kLowest = RowReader<V, T>::kLowest;
 
   // What a group keeps of its rows.
   struct Group {
     alignas(64) S most[V::size][kNetwork], sum[V::size][kNetwork];
-    alignas(64) S top[V::size][kMostPieces][V::size];  // lane maxima of each piece
+    alignas(64) S top[V::size][RowReader<V, T>::kMostPieces][V::size];
     alignas(64) S score[V::size][kRoom], place[V::size][kRoom];
   };
-
-  // The vector from j on, -inf beyond the row's end.
-  V at(const T* x, int64_t j) const {
-    if (j + V::size <= n_) return V::load(x + j);
-    const V low(-infinity<V>());
-    return j < n_ ? select(V::first(int(n_ - j)), V::load(x + j, int(n_ - j)), low) : low;
-  }
-
-  // Calls f(part, v) for the elements of a piece.
-  template <typename F>
-  void over(const T* x, int64_t begin, int64_t end, F f) const {
-    int64_t j = begin;
-    for (; j + kNetwork <= n_ && j < end; j += kNetwork)
-      for (int u = 0; u < kParts; ++u) f(u, V::load(x + j + u * V::size), x + j);
-    for (; j < end && j < n_; j += kNetwork)
-      for (int u = 0; u < kParts; ++u) f(u, at(x, j + u * V::size), x + j);
-  }
-
-  void scan(const T* x, Group& g, int r) const {
-    const V zero(S(0)), low(-infinity<V>());
-    V most[kParts], sum[kParts], lost[kParts];
-    for (int u = 0; u < kParts; ++u) {
-      most[u] = V(kLowest);
-      sum[u] = lost[u] = zero;
-    }
-    for (int64_t c = 0; c < pieces_; ++c) {
-      V top[kParts], part[kParts], any_top = low;
-      for (int u = 0; u < kParts; ++u) {
-        top[u] = low;
-        part[u] = zero;
-      }
-      over(x, c * step_, (c + 1) * step_, [&](int u, V v, const T*) { top[u] = max(v, top[u]); });
-      for (int u = 0; u < kParts; ++u) {
-        any_top = max(top[u], any_top);
-        top[u] = max(top[u], most[u]);
-      }
-      any_top.store(g.top[r][c]);
-      over(x, c * step_, (c + 1) * step_, [&](int u, V v, const T* from) {
-        if (u == 0) prefetch(reinterpret_cast<const char*>(from) + kAhead);
-        part[u] = part[u] + exp_below(v - top[u]);
-      });
-      for (int u = 0; u < kParts; ++u) {
-        const V factor = exp_below(most[u] - top[u]);
-        const V old = sum[u] * factor, term = part[u] - lost[u] * factor;
-        sum[u] = old + term;
-        lost[u] = (sum[u] - old) - term;
-        most[u] = top[u];
-      }
-    }
-    for (int u = 0; u < kParts; ++u) {
-      most[u].store(g.most[r] + u * V::size);
-      sum[u].store(g.sum[r] + u * V::size);
-    }
-  }
 
   // Elements above `least`, by rising index; more than kNetwork: not all of them.
   int64_t collect(const T* x, Group& g, int r, S least) const {
@@ -152,12 +206,13 @@ class TopkLanes {
     const V lane = V::load(lanes);
     S *const score = g.score[r], *const place = g.place[r];
     int64_t count = 0;
-    for (int64_t c = 0; c < pieces_ && count <= kNetwork; ++c) {
+    const int64_t step = reader_.step();
+    for (int64_t c = 0; c < reader_.pieces() && count <= kNetwork; ++c) {
       if (!any(low < V::load(g.top[r][c]))) continue;
-      const int64_t end = (c + 1) * step_ < n_ ? (c + 1) * step_ : n_;
-      for (int64_t j = c * step_; j < end && count <= kNetwork; j += 4 * V::size) {
+      const int64_t end = (c + 1) * step < n_ ? (c + 1) * step : n_;
+      for (int64_t j = c * step; j < end && count <= kNetwork; j += 4 * V::size) {
         V v[4];
-        for (int i = 0; i < 4; ++i) v[i] = at(x, j + i * V::size);
+        for (int i = 0; i < 4; ++i) v[i] = reader_.at(x, j + i * V::size);
         if (!any(low < max(max(v[0], v[1]), max(v[2], v[3])))) continue;
         for (int i = 0; i < 4; ++i) {
           const auto in = low < v[i];
@@ -190,21 +245,43 @@ class TopkLanes {
     const T* x[V::size];
     for (int r = 0; r < count; ++r, cursor.next()) {
       x[r] = static_cast<const T*>(p_.x.data) + cursor.offset(p_.x.row_stride);
-      scan(x[r], g, r);
+      if (k_ == 1) reader_.scan_first(x[r], g.most[r], g.sum[r], g.place[r]);
+      else reader_.scan(x[r], g.most[r], g.sum[r], g.top[r][0]);
     }
-    V tops[kNetwork], sums[kNetwork];
+    V tops[kNetwork], sums[kNetwork], score[kNetwork], place[kNetwork];
     turn(g.most, tops);
     turn(g.sum, sums);
     V all = tops[0], total(S(0));
     for (int i = 1; i < kNetwork; ++i) all = max(tops[i], all);
     for (int i = 0; i < kNetwork; ++i) total = fma(sums[i], exp_below(tops[i] - all), total);
+    unsigned done = lane_bits(both(total < V(infinity<V>()), V(kLowest) < all));
+    if (k_ == 1) {
+      turn(g.place, place);
+      V first(infinity<V>());
+      for (int i = 0; i < kNetwork; ++i) {
+        first = min(first, select(tops[i] == all, place[i], first));
+        score[i] = all;
+      }
+      place[0] = first;
+    } else {
+      done &= greatest(x, g, count, tops, score, place);
+    }
+    write(start, count, done, score, place, total);
+    RowCursor again = start;
+    for (int r = 0; r < count; ++r, again.next())
+      if (!(done >> r & 1)) general(again);
+  }
+
+  // The k greatest of every row, in order, and which rows have been done. `tops`: the maxima of
+  // kNetwork parts of each.
+  unsigned greatest(const T* const* x, Group& g, int count, V* tops, V* score, V* place) const {
     sort_network([&](int i, int j) {
       const V a = tops[i], b = tops[j];
       tops[i] = max(a, b);
       tops[j] = min(a, b);
     });
     const V bound = tops[k_ - 1];
-    unsigned done = lane_bits(both(total < V(infinity<V>()), V(kLowest) < bound));
+    unsigned done = lane_bits(V(kLowest) < bound);
     // Below the bound by a rounding: what is above this may include a few more.
     const V tiny(S(sizeof(S) == 8 ? 0x1p-1022 : 0x1p-126)),
         eps(S(sizeof(S) == 8 ? 0x1p-51 : 0x1p-22));
@@ -213,7 +290,6 @@ class TopkLanes {
     for (int r = 0; r < count; ++r)
       if (collect(x[r], g, r, least[r]) > kNetwork) done &= ~(1u << r);
 
-    V score[kNetwork], place[kNetwork];
     turn(g.score, score);
     turn(g.place, place);
     sort_network([&](int i, int j) {
@@ -225,10 +301,7 @@ class TopkLanes {
       place[i] = select(after, pb, first);
       place[j] = select(after, pa, last);
     });
-    write(start, count, done, score, place, total);
-    RowCursor again = start;
-    for (int r = 0; r < count; ++r, again.next())
-      if (!(done >> r & 1)) general(again);
+    return done;
   }
 
   void write(RowCursor cursor, int count, unsigned done, const V* score, const V* place,
@@ -268,7 +341,7 @@ class TopkLanes {
   const TopkParams& p_;
   int64_t n_;
   int k_;
-  int64_t step_, pieces_;  // elements in a piece, pieces in a row
+  RowReader<V, T> reader_;
 };
 
 }  // namespace

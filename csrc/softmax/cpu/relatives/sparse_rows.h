@@ -1,0 +1,129 @@
+// Rows whose results are 0 but for few vectors, in one piece each.
+//
+// Reading a row goes hand in hand with writing the results of another, chunk by chunk: memory has
+// work while the few results are found. A row keeps the numbers of the vectors that are not all 0;
+// between them zeros are written. Rows without a 0 take the same way.
+#pragma once
+
+#include "softmax/cpu/relatives/rows.h"
+
+namespace fastops::softmax::cpu {
+namespace {
+
+template <typename T>
+struct SparseRow {
+  T* out;
+  uint32_t* where;  // vectors that are not all 0
+  int64_t count;    // of them
+  int64_t written;  // of them
+};
+
+// Job has
+//   Row : SparseRow<T>           a row in work
+//   room()                       bytes of scratch for it, a multiple of 64
+//   lay(Row&, char* scratch)     where its parts are
+//   start(Row&, cursor, number)  must set out, count = 0
+//   read(Row&, from, to)         vectors [from, to) of its input; to number some of them
+//   solve(Row&, spare)           when all is read; spare: scratch for two rows
+//   value(Row&, i)               the i-th numbered vector of results, in order
+template <typename Job, typename V, typename T>
+class SparseRows {
+ public:
+  using S = typename V::Scalar;
+
+  SparseRows(const Shape& shape, bool stream)
+      : n_(shape.n), vectors_((n_ + V::size - 1) / V::size), shape_(shape), stream_(stream) {}
+
+  void run() const {
+    const int64_t rows = shape_.rows, fit = kTogether / n_;
+    const int64_t group = fit < 1 ? 1 : fit < kMostRows ? fit : kMostRows;
+    parallel_for(0, (rows + group - 1) / group, rows_per_task(n_ * group),
+                 [&](int64_t begin, int64_t end) {
+                   const int64_t last = end * group < rows ? end * group : rows;
+                   some_rows(begin * group, last, int(group));
+                 });
+  }
+
+ protected:
+  // Vector k of a row of memory, `beyond` the row's end.
+  V at(const T* row, int64_t k, S beyond = S(0)) const {
+    const int64_t j = k * V::size;
+    if (j + V::size <= n_) return V::load(row + j);
+    const int left = int(n_ - j);
+    return select(V::first(left), V::load(row + j, left), V(beyond));
+  }
+
+  int64_t n_, vectors_;
+
+ private:
+  static constexpr int64_t kTogether = 4096;  // elements of rows that are read before their results
+  static constexpr int kMostRows = 16;
+  static constexpr int64_t kVectors = 64;  // of a chunk
+
+  const Job& job() const { return static_cast<const Job&>(*this); }
+
+  void some_rows(int64_t begin, int64_t end, int group) const {
+    using Row = typename Job::Row;
+    const int64_t room = job().room(), spare_bytes = 2 * padded<V>(n_) * int64_t(sizeof(S));
+    char* scratch = static_cast<char*>(thread_scratch(size_t(2 * group * room + spare_bytes)));
+    S* const spare = reinterpret_cast<S*>(scratch + 2 * group * room);
+    Row rows[2][kMostRows];
+    for (int i = 0; i < 2 * group; ++i) job().lay(rows[i / group][i % group], scratch + i * room);
+    RowCursor cursor(shape_, begin);
+    int before = 0, now = 0;
+    for (int64_t first = begin; first < end + group; first += group, now = 1 - now) {
+      const int64_t left = end - first;
+      const int count = int(left < 0 ? 0 : left < group ? left : group);
+      Row *const next = rows[now], *const ready = rows[1 - now];
+      for (int i = 0; i < count; ++i, cursor.next()) job().start(next[i], cursor, first + i);
+      for (int i = 0; i < count || i < before; ++i) {
+        for (int64_t from = 0; from < vectors_; from += kVectors) {
+          const int64_t to = from + kVectors < vectors_ ? from + kVectors : vectors_;
+          if (i < count) job().read(next[i], from, to);
+          if (i < before) write(ready[i], from, to, spare);
+        }
+      }
+      for (int i = 0; i < count; ++i) {
+        next[i].written = 0;
+        job().solve(next[i], spare);
+      }
+      before = count;
+    }
+    if (stream_) store_fence();
+  }
+
+  // Rows that do not start at a whole vector of memory are put together in scratch.
+  template <typename Row>
+  void write(Row& r, int64_t from, int64_t to, S* spare) const {
+    if (!r.out) return;
+    if (!stream_) return write_as<false>(r, from, to, r.out);
+    if (reinterpret_cast<uintptr_t>(r.out) % (V::size * sizeof(T)) == 0)
+      return write_as<true>(r, from, to, r.out);
+    write_as<false>(r, from, to, spare);
+    if (to == vectors_)
+      emit_piece<V>(r.out, n_, true, [&](int64_t j) { return V::load(spare + j); });
+  }
+
+  template <bool kStream, typename Row, typename To>
+  void write_as(Row& r, int64_t from, int64_t to, To* out) const {
+    const V zero(S(0));
+    const int64_t whole = to * V::size <= n_ ? to : to - 1;
+    const auto put = [&](int64_t k, V v) {
+      if (k >= whole) v.store(out + k * V::size, int(n_ - k * V::size));
+      else if constexpr (kStream) v.stream(out + k * V::size);
+      else v.store(out + k * V::size);
+    };
+    int64_t k = from;
+    for (; r.written < r.count && int64_t(r.where[r.written]) < to; ++r.written) {
+      for (const int64_t next = r.where[r.written]; k < next; ++k) put(k, zero);
+      put(k++, job().value(r, r.written));
+    }
+    for (; k < to; ++k) put(k, zero);
+  }
+
+  const Shape& shape_;
+  bool stream_;
+};
+
+}  // namespace
+}  // namespace fastops::softmax::cpu
