@@ -42,7 +42,7 @@ void run_plain_rows(const ForwardParams& p) {
     const RereadRows<kKind, kStream, Load, Store> kernel(p);
     if (share_rows(rows, n)) kernel.share();
     else parallel_for(0, rows, rows_per_task(n), kernel);
-  } else if (n * int64_t(sizeof(typename Load::Value)) <= kSmallRowBytes) {
+  } else if (small_row(n, n * int64_t(sizeof(typename Load::Value)), kPair)) {
     using Kernel = SmallRows<kKind, kDegree, kStream, Load, Store>;
     parallel_for(0, Kernel::groups(rows), rows_per_task(n * kGroup), Kernel(p));
   } else {
