@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNUSABLE
     device = "device" if args.list else results.folder_of(torch.cuda.get_device_name())
     folder = results.FOLDER / device
-    todo = steps.plan(args.part, args.op, folder, args.quick)
+    hopper = args.list or torch.cuda.get_device_capability()[0] == 9
+    todo = steps.plan(args.part, args.op, folder, args.quick, hopper)
     if args.list:
         for step in todo:
             print(step.key, f"({step.missing})" if step.missing else "")

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..families import FAMILIES, name_of, tests_of
@@ -43,10 +43,15 @@ def every_op() -> tuple[str, ...]:
 
 
 def plan(
-    parts: Sequence[str], ops: Sequence[str] | None, results: Path, quick: bool = False
+    parts: Sequence[str],
+    ops: Sequence[str] | None,
+    results: Path,
+    quick: bool = False,
+    hopper: bool = False,
 ) -> list[Step]:
     """The steps of `parts` in their order, about `ops` alone where there are any. The report is no
-    step: it needs no other process."""
+    step: it needs no other process. `hopper`: once more with the kernels that need a Hopper GPU,
+    which are off by default; their times go to a folder beside the others, for bench.compare."""
     makers = {"correctness": _correctness, "sanitizers": _sanitizers}
     steps = []
     for part in PARTS:
@@ -56,7 +61,29 @@ def plan(
             steps += _benchmarks(ops, results, quick)
         elif part in makers:
             steps += makers[part](ops)
-    return steps
+    return steps + (_with_hopper_kernels(steps, results / "hopper") if hopper else [])
+
+
+def _with_hopper_kernels(steps: Sequence[Step], results: Path) -> list[Step]:
+    dispatchers = (ROOT / "csrc").glob("*/cuda/*.cu*")
+    having = {path.parts[-3] for path in dispatchers if "cuda/hopper.h" in path.read_text()}
+    again = []
+    for step in steps:
+        subject = re.split(r"[/,]", step.name.removeprefix("tests/"))[0]
+        if subject not in having | ({"cuda"} if step.part == "correctness" else set(TOOLS)):
+            continue
+        path = results / step.result.name if step.result else None
+        command = tuple(str(path) if word == str(step.result) else word for word in step.command)
+        again.append(
+            replace(
+                step,
+                name=f"{step.name}, Hopper kernels",
+                command=command,
+                environment={**step.environment, "FASTOPS_SM90": "1"},
+                result=path,
+            )
+        )
+    return again
 
 
 def _pytest(*arguments: str) -> tuple[str, ...]:

@@ -66,6 +66,26 @@ def test_the_plan_has_every_family_and_op(tmp_path):
     assert parts == sorted(parts, key=steps.PARTS.index)
 
 
+def test_hopper_kernels_are_proved_and_measured_apart(tmp_path):
+    plain = steps.plan(steps.PARTS, None, tmp_path)
+    both = steps.plan(steps.PARTS, None, tmp_path, hopper=True)
+    assert both[: len(plain)] == plain
+    again = both[len(plain) :]
+    assert all(s.environment["FASTOPS_SM90"] == "1" for s in again)
+    assert len({s.key for s in both}) == len(both)
+    tested = {s.name for s in again if s.part == "correctness"}
+    for folder in ("tests/cuda", "tests/softmax", "tests/nm, carried", "tests/attention"):
+        assert f"{folder}, Hopper kernels" in tested, folder
+    assert not [name for name in tested if "merge" in name or "record" in name]
+    assert {s.name for s in again if s.part == "sanitizers"} == {
+        f"{tool}, Hopper kernels" for tool in steps.TOOLS
+    }
+    measured = {s.result for s in again if s.part == "benchmarks"}
+    assert tmp_path / "hopper" / "nm_linear.json" in measured
+    assert all(str(s.result) in s.command for s in again if s.result)
+    assert all(path.parent == tmp_path / "hopper" for path in measured)
+
+
 def test_one_part_of_one_op(tmp_path):
     assert [s.name for s in steps.plan(["benchmarks"], ["merge"], tmp_path)] == ["merge, merge"]
     names = [s.name for s in steps.plan(["correctness"], ["sparsemax"], tmp_path)]
@@ -224,6 +244,7 @@ def gpu(monkeypatch, tmp_path, run):
     monkeypatch.setattr(cli, "missing", lambda: {"cupy": "not installed"})
     monkeypatch.setattr(library, "name", lambda: "library 1")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Test")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr("bench.core.env.describe", lambda device: MACHINE)
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(cli, "LOGS", tmp_path / "logs")
