@@ -150,9 +150,13 @@ class TileSums<float> {
     for (int i = 0; i < 32; ++i) d_[i / 8][i % 8] = 0.f;
   }
 
+  // A tile is summed by itself first: one chain over all k would round more than torch's products.
   __device__ __forceinline__ void add(const float* a, const float* b) {
     const unsigned a_at = ptx::smem_addr(a) + ta() * kRowBytes;
     const unsigned b_at = ptx::smem_addr(b) + tb() * kRowBytes;
+    float tile[4][8];
+#pragma unroll
+    for (int i = 0; i < 32; ++i) tile[i / 8][i % 8] = 0.f;
 #pragma unroll 2
     for (int k = 0; k < kDepth; k += 4) {
       uint4 va[4];
@@ -163,13 +167,16 @@ class TileSums<float> {
         const uint4 vb = ptx::ld_shared_128(b_at + 8 * j * kRowBytes + k * 4);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          d_[i][j] = __fmaf_rn(__uint_as_float(va[i].x), __uint_as_float(vb.x), d_[i][j]);
-          d_[i][j] = __fmaf_rn(__uint_as_float(va[i].y), __uint_as_float(vb.y), d_[i][j]);
-          d_[i][j] = __fmaf_rn(__uint_as_float(va[i].z), __uint_as_float(vb.z), d_[i][j]);
-          d_[i][j] = __fmaf_rn(__uint_as_float(va[i].w), __uint_as_float(vb.w), d_[i][j]);
+          float& sum = tile[i][j];
+          sum = __fmaf_rn(__uint_as_float(va[i].x), __uint_as_float(vb.x), sum);
+          sum = __fmaf_rn(__uint_as_float(va[i].y), __uint_as_float(vb.y), sum);
+          sum = __fmaf_rn(__uint_as_float(va[i].z), __uint_as_float(vb.z), sum);
+          sum = __fmaf_rn(__uint_as_float(va[i].w), __uint_as_float(vb.w), sum);
         }
       }
     }
+#pragma unroll
+    for (int i = 0; i < 32; ++i) d_[i / 8][i % 8] += tile[i / 8][i % 8];
   }
 
   template <typename F>
