@@ -65,30 +65,19 @@ def test_no_kernel_has(name: str) -> None:
     assert not having, NEVER[name]
 
 
-def test_within_what_is_allowed() -> None:
-    """`at_most`, for example of WARPGROUP: more of them, and wgmma has been serialised."""
-    over = [
-        f"{arch} {kernel}: {facts[name]} {name}, at most {most}"
+# at_most, for example of WARPGROUP: more of them, and wgmma has been serialised. at_least, for
+# example of exponentials while products are in flight: ptxas may move them.
+@pytest.mark.parametrize(("bound", "sign"), [("at_most", 1), ("at_least", -1)])
+def test_within_bounds(bound: str, sign: int) -> None:
+    outside = [
+        f"{arch} {kernel}: {facts.get(name, 0)} {name}, {bound} {limit}"
         for arch, kernel, facts in kernels("sass")
         for entry in required()
         if matches(entry, kernel)
-        for name, most in entry.get("at_most", {}).items()
-        if facts.get(name, 0) > most
+        for name, limit in entry.get(bound, {}).items()
+        if sign * facts.get(name, 0) > sign * limit
     ]
-    assert not over, "\n".join(over)
-
-
-def test_at_least_what_is_required() -> None:
-    """`at_least`, for example of exponentials while products are in flight: ptxas may move them."""
-    under = [
-        f"{arch} {kernel}: {facts.get(name, 0)} {name}, at least {least}"
-        for arch, kernel, facts in kernels("sass")
-        for entry in required()
-        if matches(entry, kernel)
-        for name, least in entry.get("at_least", {}).items()
-        if facts.get(name, 0) < least
-    ]
-    assert not under, "\n".join(under)
+    assert not outside, "\n".join(outside)
 
 
 # ---- the reader itself --------------------------------------------------------------------------

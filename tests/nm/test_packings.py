@@ -45,12 +45,17 @@ def served(kind, pattern):
     return "2:4" if kind == PAIR_PANELS else pattern
 
 
+def each_kind_with(*patterns):
+    """Each kernel with those of the patterns that it serves."""
+    pairs = [(kind, p) for kind in IDS for p in patterns if p == served(kind, p)]
+    ids = [f"{IDS[kind]}-{p}" for kind, p in pairs]
+    return pytest.mark.parametrize(("kind", "pattern"), pairs, indirect=["kind"], ids=ids)
+
+
 @pytest.mark.isa
-@pytest.mark.parametrize("pattern", [*PATTERNS, "1:3", "3:5", "7:9", "15:16", "1:32", "32:32"])
+@each_kind_with(*PATTERNS, "1:3", "3:5", "7:9", "15:16", "1:32", "32:32")
 @pytest.mark.parametrize("out", [1, 37, 130])
 def test_patterns_and_rows(kind, pattern, out):
-    if pattern != served(kind, pattern):
-        pytest.skip("another pattern")
     m = int(pattern.split(":")[1])
     w, weight = sparse(out, m * (100 // m), pattern, BF16)
     bias = randn(out, dtype=BF16, seed=2)
@@ -89,11 +94,9 @@ def test_strides(kind, layout, rows):
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize("pattern", ["2:4", "1:4", "1:8", "4:8", "1:16", "3:32"])
+@each_kind_with("2:4", "1:4", "1:8", "4:8", "1:16", "3:32")
 def test_one_hot(kind, pattern):
     """Every place of a group, in each group: x picks the columns one by one."""
-    if pattern != served(kind, pattern):
-        pytest.skip("another pattern")
     m = int(pattern.split(":")[1])
     w, weight = sparse(50, 4 * m, pattern, BF16)
     y = product(torch.eye(4 * m, dtype=BF16), weight, kind)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastops._lib import _native
 from tests.simt.emulator import emulator, launched
 from tests.softmax.oracle import KINDS, Problem
 from tests.softmax.samples import booleans, integers, randn
 
-native = pytest.importorskip("fastops._lib._native", reason="the pybind11 module is not built")
 pytestmark = pytest.mark.usefixtures("order")
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 ops = torch.ops.fastops
@@ -157,7 +157,7 @@ def test_cluster_backward_goes_round(
 def test_a_million_elements(hopper: None) -> None:
     """2 MB a row, over 16 blocks."""
     x = randn(2, 1 << 20, dtype=torch.bfloat16)
-    assert native.softmax_cuda_plan(rows=2, n=1 << 20, dtype="bfloat16", hopper=True, sm_count=4)[
+    assert _native.softmax_cuda_plan(rows=2, n=1 << 20, dtype="bfloat16", hopper=True, sm_count=4)[
         "blocks_per_row"
     ] == 16  # fmt: skip
     y = ops.softmax(x, [1], dtype=torch.float32)
@@ -187,7 +187,7 @@ RING_ROWS = [8, 12.3, 25, 33.4, 128, 130, 400]
 
 
 def ring_plan(n: int, dtype: torch.dtype, **options: bool) -> dict:
-    return native.softmax_cuda_plan(
+    return _native.softmax_cuda_plan(
         rows=1 << 30, n=n, dtype=str(dtype).removeprefix("torch."), dense=True, hopper=True,
         sm_count=1, **options,
     )  # fmt: skip
