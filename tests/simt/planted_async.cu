@@ -276,7 +276,7 @@ __global__ void remote_arrive(const float* x, float* out) {
     st_cluster_64(cluster_map(smem_addr(&slot), other), uint2{__float_as_uint(x[other]), 0u});
     mbarrier_arrive_cluster(cluster_map(smem_addr(&barrier), other));
   }
-  mbarrier_wait(smem_addr(&barrier), 0);
+  mbarrier_wait_cluster(smem_addr(&barrier), 0);
   out[blockIdx.x * kThreads + threadIdx.x] = __uint_as_float(slot.x);
 }
 

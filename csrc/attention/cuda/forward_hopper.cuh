@@ -92,7 +92,7 @@ __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperM
       next.load(list, step, per_tile, lane, absent);
       start = next.mine.start < 0 ? nowhere : next.mine.start;
       const unsigned here = Tile::barrier(shared, Tile::kKeysHere + stage);
-      ptx::mbarrier_wait_block(Tile::barrier(shared, Tile::kKeysFree + stage), (step >> 1 & 1) ^ 1);
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysFree + stage), (step >> 1 & 1) ^ 1);
       next.store(ring[step % Tile::kRing], per_tile, lane);
       __syncwarp();
       if (lane == 0) {
@@ -108,7 +108,7 @@ __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperM
     if (step > 0) {
       const int stage = (step - 1) & 1, parity = ((step - 1) >> 1 & 1) ^ 1;
       const unsigned here = Tile::barrier(shared, Tile::kValuesHere + stage);
-      ptx::mbarrier_wait_block(Tile::barrier(shared, Tile::kValuesFree + stage), parity);
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesFree + stage), parity);
       if (lane == 0) {
         ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
       }
@@ -287,8 +287,8 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   };
 
   if (steps > 0) {
-    ptx::mbarrier_wait_block(Tile::barrier(shared, Tile::kQueries), 0);
-    ptx::mbarrier_wait_block(Tile::barrier(shared, Tile::kKeysHere), 0);
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kQueries), 0);
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere), 0);
     ptx::wgmma_hold(scores);
     ptx::wgmma_fence();
     multiply_keys(0);
@@ -299,12 +299,12 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
       ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kKeysFree));
     }
     probabilities(0);
-    ptx::mbarrier_wait_block(Tile::barrier(shared, Tile::kValuesHere), 0);
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere), 0);
     pack_probabilities<T>(packed, scores);
 #pragma unroll 1
     for (int step = 1; step < steps; ++step) {
       const int stage = step & 1, parity = step >> 1 & 1;
-      ptx::mbarrier_wait_block(Tile::barrier(shared, Tile::kKeysHere + stage), parity);
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere + stage), parity);
       ptx::wgmma_hold(scores);
       ptx::wgmma_hold(out);
       ptx::wgmma_fence();
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
       probabilities(step);
       // V is needed only in the next step. But ptxas moves the exponentials below the wait for the
       // product that they are to overlap with, unless a loop lies between.
-      ptx::mbarrier_wait_block(Tile::barrier(shared, Tile::kValuesHere + stage), parity);
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere + stage), parity);
       ptx::wgmma_wait<0>();
       ptx::wgmma_hold(out);
       __syncwarp();  // all lanes have read the slots

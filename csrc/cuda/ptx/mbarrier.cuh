@@ -72,38 +72,47 @@ __device__ __forceinline__ void cp_async_mbarrier_arrive(unsigned barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" : : "r"(barrier) : "memory");
 }
 
-// mbarrier.try_wait.parity (sm_90), acquire at cluster scope, until the phase of that parity is
-// over. Parity 1 of a fresh barrier counts as over.
-__device__ __forceinline__ void mbarrier_wait(unsigned barrier, unsigned parity) {
+// mbarrier.try_wait.parity (sm_90), acquire at block scope: waits a while for the phase of that
+// parity to be over, and says whether it is. Parity 1 of a fresh barrier counts as over.
+__device__ __forceinline__ bool mbarrier_try_wait(unsigned barrier, unsigned parity) {
   unsigned over;
-  do {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n"
-        "}"
-        : "=r"(over)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  } while (over == 0);
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(over)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return over != 0;
 }
 
-// The same, acquire at block scope: for what copies bring, from wherever they were started, and
-// this block's threads wrote. At cluster scope each wait empties L1.
-__device__ __forceinline__ void mbarrier_wait_block(unsigned barrier, unsigned parity) {
+// The same, acquire at cluster scope, which empties L1.
+__device__ __forceinline__ bool mbarrier_try_wait_cluster(unsigned barrier, unsigned parity) {
   unsigned over;
-  do {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n"
-        "}"
-        : "=r"(over)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  } while (over == 0);
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(over)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return over != 0;
+}
+
+// For what this block's threads wrote, and copies bring, whoever started them.
+__device__ __forceinline__ void mbarrier_wait(unsigned barrier, unsigned parity) {
+  while (!mbarrier_try_wait(barrier, parity)) {
+  }
+}
+
+// Also for what threads of other blocks wrote before they arrived with mbarrier_arrive_cluster.
+__device__ __forceinline__ void mbarrier_wait_cluster(unsigned barrier, unsigned parity) {
+  while (!mbarrier_try_wait_cluster(barrier, parity)) {
+  }
 }
 
 }  // namespace fastops::ptx

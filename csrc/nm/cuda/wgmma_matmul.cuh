@@ -86,7 +86,7 @@ __device__ __forceinline__ void produce(const CUtensorMap& x, unsigned ring, uns
 #pragma unroll 1
   for (int block = begin; block < end; ++block) {
     const unsigned barrier = full + place.stage * 8, to = ring + place.stage * kBytes;
-    ptx::mbarrier_wait_block(empty + place.stage * 8, place.parity ^ 1);
+    ptx::mbarrier_wait(empty + place.stage * 8, place.parity ^ 1);
     ptx::mbarrier_arrive_expect(barrier, kBytes);
     if constexpr (kCluster == 1) {
       ptx::tma_load(to, &x, barrier, block * kTileInputs, row);
@@ -129,7 +129,7 @@ __device__ __forceinline__ void multiply(float (&d)[kRows / 2], const char* weig
       const uint64_t b = ptx::wgmma_descriptor(ring + place.stage * kStageBytes<kRows>, 16, 1024,
                                                ptx::Swizzle::b128);
       const Fragments& f = fragments[i];
-      ptx::mbarrier_wait_block(full + place.stage * 8, place.parity);
+      ptx::mbarrier_wait(full + place.stage * 8, place.parity);
       ptx::wgmma_fence();
       ptx::wgmma_sp_rs<T, kRows, 0>(d, f.a[0], b, f.metadata);
       ptx::wgmma_sp_rs<T, kRows, 1>(d, f.a[1], b + 64 / 16, f.metadata);

@@ -39,7 +39,7 @@ SIMT_INLINE void cp_async_mbarrier_arrive(unsigned barrier) { simt::cp_async_arr
 SIMT_INLINE void mbarrier_wait(unsigned barrier, unsigned parity) {
   simt::mbarrier_wait(barrier, parity);
 }
-SIMT_INLINE void mbarrier_wait_block(unsigned barrier, unsigned parity) {
+SIMT_INLINE void mbarrier_wait_cluster(unsigned barrier, unsigned parity) {
   simt::mbarrier_wait(barrier, parity);
 }
 

@@ -145,7 +145,7 @@ __global__ __launch_bounds__(kRingThreads, ring_blocks_by_registers(kVecs, kLoop
   unsigned parity = 0;
 #pragma unroll 1
   for (int64_t group = start; group < groups; group += step) {
-    ptx::mbarrier_wait_block(landed + 8 * stage, parity);
+    ptx::mbarrier_wait(landed + 8 * stage, parity);
     const int rows = rows_of(group), copied = copied_of(group);
     const int rows_at_once = kWarp / cut.lanes;
 #pragma unroll 1

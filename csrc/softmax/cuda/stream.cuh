@@ -122,9 +122,8 @@ __device__ __forceinline__ typename Op::Stat cluster_reduce(typename Op::Stat st
 //   bytes     each operand moved once
 //   barriers  one a row, and one of the cluster
 //   in flight up to the whole of shared memory
-//   kCluster  a warp owns `slots * 32` neighbouring vectors, and refills them in bulk copies of 2
-//   KB
-//             as soon as it has written them out; an mbarrier a warp
+//   kCluster  a warp owns `slots * 32` neighbouring vectors; as soon as it has written some out, a
+//             bulk copy of 2 KB refills them; an mbarrier a warp
 //   registers 64 where two blocks share an SM; fp64 and full rows need more, and have it to itself
 template <typename Op, bool kCluster>
 __global__ __launch_bounds__(kStreamThreads,
@@ -192,7 +191,7 @@ __global__ __launch_bounds__(kStreamThreads,
   int phase = 0;
   while (true) {
     if constexpr (kCluster) {
-      ptx::mbarrier_wait_block(landed, parity);
+      ptx::mbarrier_wait(landed, parity);
       parity ^= 1;
     } else {
       ptx::cp_async_wait<0>();

@@ -298,8 +298,8 @@ __global__ void remote_arrive_probe(unsigned* out) {
   } else {
     if (kRead) slots[threadIdx.x].x = threadIdx.x * 3;
     __syncwarp();
-    if constexpr (kRead) mbarrier_wait_block(address, 0);
-    else mbarrier_wait(address, 0);
+    if constexpr (kRead) mbarrier_wait(address, 0);
+    else mbarrier_wait_cluster(address, 0);
     out[threadIdx.x] = slots[31 - threadIdx.x].x;
   }
 }
