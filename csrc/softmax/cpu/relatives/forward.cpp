@@ -141,14 +141,14 @@ class MapForward {
         const double total =
             sum_over<V>(n_, [&](int64_t j) { return exp_below(V::load(s + j) - m); });
         const V dense(S((1 - p_.lambda) / total)), lambda = norm * V(S(p_.lambda));
-        emit<V>(p_.shape, p_.out, cursor, stream_, [&](int64_t j) {
+        emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
           const V d = V::load(s + j) - m;
           return fma(terms(d), lambda, exp_below(d) * dense);
         });
       } else {
         // The terms of a threshold add up to 1 but for its rounding: one more rounding, not two.
         const V rest(S(1 / at.total - 1));
-        emit<V>(p_.shape, p_.out, cursor, stream_, [&](int64_t j) {
+        emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
           const V y = terms(V::load(s + j) - m);
           return kPower == Power::exponential ? y * norm : fma(y, rest, y);
         });
@@ -181,7 +181,7 @@ class MapForward {
       return select(v == low, zero, magnitude(u(v)));
     });
     const V factor(S(1 / (total + p_.epsilon)));
-    emit<V>(p_.shape, p_.out, cursor, stream_, [&](int64_t j) {
+    emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
       const V v = V::load(s + j);
       return select(zero < v, u(v) * factor, zero);
     });
@@ -198,11 +198,11 @@ class MapForward {
     if (p_.map == Map::stablemax) {
       const V factor(S(1 / total));
       emit<V>(p_.shape, p_.out, cursor, stream_,
-              [&](int64_t j) { return V::load(spare + j) * factor; });
+              [=](int64_t j) { return V::load(spare + j) * factor; });
     } else {
       const V log_total(S(__builtin_log(total) - __builtin_log(double(small))));
       emit<V>(p_.shape, p_.out, cursor, stream_,
-              [&](int64_t j) { return log_stable(V::load(s + j)) - log_total; });
+              [=](int64_t j) { return log_stable(V::load(s + j)) - log_total; });
     }
   }
 

@@ -37,22 +37,22 @@ class SlopeSums {
   }
   S mean() {
     flush();
-    return S(slopes == 0 ? 0 : inner / slopes);
+    return S(all_slopes_ == 0 ? 0 : all_weighted_ / all_slopes_);
   }
 
  private:
   static constexpr int kBlock = 64;
 
   void flush() {
-    slopes += double(hsum(slopes_));
-    inner += double(hsum(weighted_));
+    all_slopes_ += double(hsum(slopes_));
+    all_weighted_ += double(hsum(weighted_));
     slopes_ = weighted_ = V(S(0));
     count_ = 0;
   }
 
   V slopes_{S(0)}, weighted_{S(0)};
   int count_ = 0;
-  double slopes = 0, inner = 0;
+  double all_slopes_ = 0, all_weighted_ = 0;
 };
 
 // Whether these rows can be taken so.

@@ -179,41 +179,66 @@ inline void load_all(const Shape& shape, const Operand& operand, const RowCursor
   for (int64_t j = shape.n; j < padded<V>(shape.n); ++j) to[j] = 0;
 }
 
-// Writes value(j), a vector of a row's elements from j on, to n places in one piece; `stream` past
-// the caches. value may read scratch beyond the row's end.
+// Writes value(j), a vector of a row's results from j on, to n places in one piece; `stream` past
+// the caches. value may read scratch beyond the row's end. It is compiled in no more often than
+// speed asks for: once for whole vectors, once for the ends.
 template <typename V, typename T, typename F>
-inline void emit_piece(T* to, int64_t n, bool stream, F value) {
+inline void emit_piece(T* to, int64_t n, bool stream, const F& value) {
+  const auto end = [&](int64_t j, int64_t count)
+                       __attribute__((noinline)) { value(j).store(to + j, int(count)); };
   int64_t j = 0;
-  if (stream) {
+  if (stream) {  // up to the first whole vector of memory
     constexpr int64_t bytes = V::size * sizeof(T);
     const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(to) % bytes / sizeof(T));
-    if (head > 0) {
-      j = head < n ? head : n;
-      value(0).store(to, int(j));
-    }
-    for (; j + V::size <= n; j += V::size) value(j).stream(to + j);
+    j = head < n ? head : n;
+    if (j > 0) end(0, j);
   }
-  for (; j + V::size <= n; j += V::size) value(j).store(to + j);
-  if (j < n) value(j).store(to + j, int(n - j));
+  if (stream) {
+    for (; j + V::size <= n; j += V::size) value(j).stream(to + j);
+  } else {
+    for (; j + V::size <= n; j += V::size) value(j).store(to + j);
+  }
+  if (j < n) end(j, n - j);
+}
+
+// `fill(j, to)` gives the vector from j on: without the type of a map, so that rows in several
+// pieces are compiled once.
+template <typename V>
+[[gnu::noinline]] void emit_segments(const Shape& shape, const Operand& out,
+                                     const RowCursor& cursor, const void* value,
+                                     void (*fill)(const void*, int64_t, typename V::Scalar*)) {
+  const int64_t stride = inner_stride(shape, out);
+  with_float(out.dtype, [&](auto t) {
+    using T = decltype(t);
+    T* row = static_cast<T*>(out.data) + cursor.offset(out.row_stride);
+    for_segments(shape, [&](int64_t begin, int64_t size, const int64_t* at) {
+      T* segment = row + segment_offset(shape, at, out);
+      alignas(64) typename V::Scalar lane[V::size];
+      alignas(64) T result[V::size];
+      for (int64_t j = 0; j < size; j += V::size) {
+        fill(value, begin + j, lane);
+        V::load(lane).store(result);
+        for (int64_t i = 0; i < V::size && j + i < size; ++i) segment[(j + i) * stride] = result[i];
+      }
+    });
+  });
 }
 
 // The same as the row of `out`, in as many pieces as it has.
 template <typename V, typename F>
 inline void emit(const Shape& shape, const Operand& out, const RowCursor& cursor, bool stream,
                  F value) {
+  if (!contiguous(shape, out)) {
+    const F copy = value;
+    return emit_segments<V>(shape, out, cursor, &copy,
+                            [](const void* f, int64_t j, typename V::Scalar* to) {
+                              (*static_cast<const F*>(f))(j).store(to);
+                            });
+  }
   with_float(out.dtype, [&](auto t) {
     using T = decltype(t);
-    T* to = static_cast<T*>(out.data) + cursor.offset(out.row_stride);
-    if (contiguous(shape, out)) return emit_piece<V>(to, shape.n, stream, value);
-    const int64_t stride = inner_stride(shape, out);
-    for_segments(shape, [&](int64_t begin, int64_t size, const int64_t* at) {
-      T* segment = to + segment_offset(shape, at, out);
-      T lane[V::size];
-      for (int64_t j = 0; j < size; j += V::size) {
-        value(begin + j).store(lane);
-        for (int64_t i = 0; i < V::size && j + i < size; ++i) segment[(j + i) * stride] = lane[i];
-      }
-    });
+    emit_piece<V>(static_cast<T*>(out.data) + cursor.offset(out.row_stride), shape.n, stream,
+                  value);
   });
 }
 

@@ -302,7 +302,7 @@ class Topk {
     const V from(lse), zero(S(0)), low(-infinity<V>());
     // A row without a score above -inf has no gradient.
     if (lse == -infinity<V>())
-      return emit<V>(p_.shape, p_.out, cursor, stream, [&](int64_t) { return zero; });
+      return emit<V>(p_.shape, p_.out, cursor, stream, [=](int64_t) { return zero; });
     with_float(p_.values.dtype, [&](auto t) {
       using T = decltype(t);
       const T* dv = static_cast<const T*>(p_.values.data) + cursor.offset(p_.values.row_stride);
@@ -321,7 +321,7 @@ class Topk {
         if (v != 0) inner += double(v) * double(grad(i));
       }
       const V factor(S(p_.renormalize ? 0.0 : -inner) * scale);
-      emit<V>(p_.shape, p_.out, cursor, stream, [&](int64_t j) {
+      emit<V>(p_.shape, p_.out, cursor, stream, [=](int64_t j) {
         const V v = V::load(s + j);
         return select(v == low, zero, exp_below(v - from) * factor);
       });
