@@ -45,12 +45,13 @@ test: build
 endif
 
 # ---- environment: one stamp per requirements file --------------------------------------------
+# Modules are compiled as they are imported, which most never are: half the time of installing torch.
 $(PY):
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "fastops needs Python >= 3.10"'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.%: requirements/%.txt requirements/build.txt | $(PY)
-	$(PY) -m pip install -q -r $<
+	$(PY) -m pip install -q --no-compile -r $<
 	@touch $@
 
 ifeq ($(CUDA)-$(strip $(HAS_NVCC)),on-)
