@@ -56,6 +56,8 @@ NOT_EMULATED = {
     "test_large::test_outputs_larger_than_the_cache",
     "test_large::test_row_of_16m",
     "test_large::test_rows_beyond_any_scratch",
+    "test_relatives::test_more_than_the_caches",
+    "test_relatives_backward::test_more_than_the_caches",
 }
 
 

@@ -126,32 +126,19 @@ inline unsigned lane_bits(M m) {
 }
 #endif
 
-// Writes the lanes of v that m names to `to`, in order, and returns how many there are. Up to
-// V::size elements of `to` are overwritten.
+// Packs the lanes of v whose bits are set into `to`, in order, and returns how many there are. Up
+// to V::size elements of `to` are overwritten. expand is the reverse: lane i of the result is the
+// next element of v where bit i is set, 0 elsewhere.
 #if defined(FASTOPS_AVX512)
 // In a register first: compressing to memory is slow on AMD's cores.
-inline int compress(VecF32 v, __mmask16 m, float* to) {
-  _mm512_storeu_ps(to, _mm512_maskz_compress_ps(m, v.v));
-  return __builtin_popcount(m);
+inline int compress(VecF32 v, unsigned bits, float* to) {
+  _mm512_storeu_ps(to, _mm512_maskz_compress_ps(__mmask16(bits), v.v));
+  return __builtin_popcount(bits);
 }
-inline int compress(VecF64 v, __mmask8 m, double* to) {
-  _mm512_storeu_pd(to, _mm512_maskz_compress_pd(m, v.v));
-  return __builtin_popcount(m);
+inline int compress(VecF64 v, unsigned bits, double* to) {
+  _mm512_storeu_pd(to, _mm512_maskz_compress_pd(__mmask8(bits), v.v));
+  return __builtin_popcount(bits);
 }
-#else
-template <typename V, typename M>
-inline int compress(V v, M m, typename V::Scalar* to) {
-  typename V::Scalar lane[V::size];
-  v.store(lane);
-  int count = 0;
-  for (unsigned bits = lane_bits(m); bits; bits &= bits - 1)
-    to[count++] = lane[__builtin_ctz(bits)];
-  return count;
-}
-#endif
-
-// The reverse: lane i of the result is the next element of v where bit i is set, 0 elsewhere.
-#if defined(FASTOPS_AVX512)
 inline VecF32 expand(VecF32 v, unsigned bits) {
   return _mm512_maskz_expand_ps(__mmask16(bits), v.v);
 }
@@ -160,12 +147,50 @@ inline VecF64 expand(VecF64 v, unsigned bits) {
 }
 #else
 template <typename V>
+inline int compress(V v, unsigned bits, typename V::Scalar* to) {
+  typename V::Scalar lane[V::size];
+  v.store(lane);
+  int count = 0;
+  for (; bits; bits &= bits - 1) to[count++] = lane[__builtin_ctz(bits)];
+  return count;
+}
+template <typename V>
 inline V expand(V v, unsigned bits) {
+  if (!bits) return V(typename V::Scalar(0));
   typename V::Scalar from[V::size], to[V::size] = {};
   v.store(from);
   for (int i = 0; bits; bits &= bits - 1) to[__builtin_ctz(bits)] = from[i++];
   return V::load(to);
 }
+#if defined(__AVX2__)
+// Where each lane comes from, for every set of bits.
+struct LaneOrders {
+  alignas(8) uint8_t compress[256][8] = {}, expand[256][8] = {};
+  constexpr LaneOrders() {
+    for (unsigned bits = 0; bits < 256; ++bits)
+      for (unsigned lane = 0, count = 0; lane < 8; ++lane)
+        if (bits >> lane & 1) {
+          compress[bits][count] = uint8_t(lane);
+          expand[bits][lane] = uint8_t(count++);
+        }
+  }
+};
+inline constexpr LaneOrders kLaneOrders;
+
+inline __m256i lane_order(const uint8_t (&order)[8]) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(order)));
+}
+inline int compress(VecF32 v, unsigned bits, float* to) {
+  _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(v.v, lane_order(kLaneOrders.compress[bits])));
+  return __builtin_popcount(bits);
+}
+inline VecF32 expand(VecF32 v, unsigned bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(int(bits)), lane);
+  const __m256 from = _mm256_permutevar8x32_ps(v.v, lane_order(kLaneOrders.expand[bits]));
+  return _mm256_and_ps(from, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane)));
+}
+#endif
 #endif
 
 }  // namespace

@@ -88,8 +88,9 @@ def test_strided_mask(name, device):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("masked_rows", ["nan", "zero"])
-def test_specials(name, dtype, masked_rows, device):
-    x = randn(8, 33, dtype=dtype, device=device)
+@pytest.mark.parametrize("n", [33, 2500])
+def test_specials(name, dtype, masked_rows, n, device):
+    x = randn(8, n, dtype=dtype, device=device)
     x[0, 5] = math.nan
     x[1] = -math.inf
     x[2, 3:] = -math.inf
@@ -176,3 +177,12 @@ def test_rows_do_not_depend_on_one_another(name, device):
     whole = MAPS[name].run(x)
     assert same_bits(whole, MAPS[name].run(x))
     assert same_bits(whole[17:18].contiguous(), MAPS[name].run(x[17:18].contiguous()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [250, 1003])
+def test_more_than_the_caches(name, dtype, n, device):
+    """Streamed past them, from rows that start anywhere in a line."""
+    x = randn((1 << 24) // n, n, dtype=dtype, device=device, spread=2)
+    assert same_bits(MAPS[name].run(x)[::999], MAPS[name].run(x[::999].contiguous()))

@@ -239,3 +239,20 @@ def test_backward_is_deterministic(device):
         saved = MAPS[name].run(x) if op == "entmax_backward" else x
         run = getattr(torch.ops.fastops, op)
         assert same_bits(run(grad, saved, [-1], **more), run(grad, saved, [-1], **more))
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("name", ["sparsemax", "entmax15", "entmax1.3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [250, 1003])
+def test_more_than_the_caches(name, dtype, n, device):
+    """Streamed past them, from rows that start anywhere in a line."""
+    x = randn((1 << 24) // n, n, dtype=dtype, device=device, spread=2)
+    grad = randn(*x.shape, dtype=dtype, device=device, key=1)
+    op, _, more = backward(name)
+    y = MAPS[name].run(x)
+    dx, some = (
+        getattr(torch.ops.fastops, op)(g, s, [-1], **more)
+        for g, s in ((grad, y), (grad[::999].contiguous(), y[::999].contiguous()))
+    )
+    assert same_bits(dx[::999], some)

@@ -52,7 +52,7 @@ class MapBackward {
         sums.add(g, V::load(dy + j));
       }
       const V mean(sums.mean()), scale(scale_of<V>(p_, cursor));
-      emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
+      emit<V>(p_.shape, p_.out, cursor, stream_, [=, this](int64_t j) {
         const V g = V::load(y + j);
         return select(g == zero(), zero(), g * (V::load(dy + j) - mean) * scale);
       });
@@ -124,14 +124,14 @@ class MapBackward {
   }
 
   void none(const RowCursor& cursor) const {
-    emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t) { return zero(); });
+    emit<V>(p_.shape, p_.out, cursor, stream_, [=, this](int64_t) { return zero(); });
   }
 
   // A row that is NaN has no gradient, but what takes no part has none of it: 0.
   void nan(const RowCursor& cursor, const S* s) const {
     const V low(-infinity<V>());
     emit<V>(p_.shape, p_.out, cursor, stream_,
-            [=](int64_t j) { return select(V::load(s + j) == low, zero(), nan_of<V>()); });
+            [=, this](int64_t j) { return select(V::load(s + j) == low, zero(), nan_of<V>()); });
   }
 
   void loss(const RowCursor& cursor, const S* s, S* spare, const Tops<V>& tops, S max) const {
@@ -145,7 +145,7 @@ class MapBackward {
       const S grad = cursor.at<S>(p_.per_row) * scale_of<V>(p_, cursor);
       const V m(max), norm(S(1 / at.total)), factor(grad);
       emit<V>(p_.shape, p_.out, cursor, stream_,
-              [=](int64_t j) { return terms(V::load(s + j) - m) * norm * factor; });
+              [=, this](int64_t j) { return terms(V::load(s + j) - m) * norm * factor; });
       if (s[target] == -infinity<V>()) return;
       const S chosen = hmax(terms(V(s[target]) - m) * norm);
       store_element<V>(p_.shape, p_.out, cursor, target, (chosen - 1) * grad);
@@ -183,7 +183,7 @@ class MapBackward {
       const double scale = double(scale_of<V>(p_, cursor));
       const V dense_mean(S(dense / total)), sparse_mean(S(sparse / slopes));
       const V dense_factor(S((1 - p_.lambda) / total * scale)), factor(S(p_.lambda * scale));
-      emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
+      emit<V>(p_.shape, p_.out, cursor, stream_, [=, this](int64_t j) {
         const V d = V::load(s + j) - m, grad = V::load(dy + j);
         V g;
         terms(d, &g);
@@ -207,7 +207,7 @@ class MapBackward {
       return select(zero() < v, u(v) * factor * V::load(dy + j), zero());
     });
     const V inner{S(weighted)}, scaled = factor * V(scale_of<V>(p_, cursor));
-    emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
+    emit<V>(p_.shape, p_.out, cursor, stream_, [=, this](int64_t j) {
       const V v = V::load(s + j);
       const V up = V::load(dy + j) - inner, down = select(v < zero(), inner, zero());
       return u.exponential(v) * scaled * select(zero() < v, up, down);
@@ -224,7 +224,7 @@ class MapBackward {
       return select(v == low, zero(), stable(v) * down * factor * V::load(dy + j));
     });
     const V inner{S(weighted)}, scaled = factor * V(scale_of<V>(p_, cursor));
-    emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
+    emit<V>(p_.shape, p_.out, cursor, stream_, [=, this](int64_t j) {
       const V v = V::load(s + j);
       const V ds = stable(v) * down * scaled * (V::load(dy + j) - inner) / (one + magnitude(v));
       return select(v == low, zero(), ds);
@@ -238,7 +238,7 @@ class MapBackward {
     const double all = sum_over<V>(
         n_, [&](int64_t j) { return select(V::load(s + j) == low, zero(), V::load(dy + j)); });
     const V share(S(all / total)), scale(scale_of<V>(p_, cursor));
-    emit<V>(p_.shape, p_.out, cursor, stream_, [=](int64_t j) {
+    emit<V>(p_.shape, p_.out, cursor, stream_, [=, this](int64_t j) {
       const V v = V::load(s + j);
       const V ds = fnma(stable(v) * down, share, V::load(dy + j)) * scale / (one + magnitude(v));
       return select(v == low, zero(), ds);

@@ -1,6 +1,7 @@
 // The maps forward: a row is brought into scratch once, and written once.
 #include "softmax/cpu/relatives/lane_rows.h"
 #include "softmax/cpu/relatives/maps.h"
+#include "softmax/cpu/relatives/threshold_rows.h"
 
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
@@ -19,6 +20,7 @@ class MapForward {
       if (p_.alpha == 1.5) return lane_rows<Power::square>();
       if (p_.alpha > 1 && p_.alpha < 2) return lane_rows<Power::general>();
     }
+    if (can_threshold_rows(p_)) return threshold_rows();
     for_rows<V>(p_.shape, 3, stream_, [this](const RowCursor& cursor, S* scratch, int64_t pitch) {
       row(cursor, scratch, scratch + pitch, scratch + 2 * pitch);
     });
@@ -30,6 +32,18 @@ class MapForward {
     return p_.scale > 0 && !p_.target && !p_.row_alpha && !p_.mask && !p_.lengths &&
            !p_.row_scale && !p_.causal && contiguous(p_.shape, p_.x) &&
            contiguous(p_.shape, p_.out);
+  }
+
+  void threshold_rows() const {
+    with_float(p_.x.dtype, [&](auto t) {
+      using T = decltype(t);
+      if constexpr ((sizeof(T) == 8) == (sizeof(S) == 8)) {
+        with_power(p_.alpha, [&]<Power kPower>() {
+          if constexpr (kPower != Power::exponential)
+            ThresholdRows<V, kPower, T>(p_, stream_).run();
+        });
+      }
+    });
   }
 
   template <Power kPower>

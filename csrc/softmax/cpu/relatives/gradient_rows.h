@@ -73,22 +73,24 @@ class GradientRows : public SparseRows<GradientRows<V, kPower, T>, V, T> {
   struct Row : SparseRow<T> {
     const T* y;
     const T* dy;
-    S* slopes;  // of the numbered vectors, if they are kept
+    Packed<V> packed;
+    S* dys;  // packed, too
     S mean, scale;
   };
 
   GradientRows(const MapParams& p, bool stream)
       : Base(p.shape, stream), p_(p), exponent_(S(2 - p.alpha)) {}
 
-  int64_t room() const {
-    return places() * (int64_t(sizeof(uint32_t)) + (kKeeps ? V::size * int64_t(sizeof(S)) : 0));
-  }
-  void lay(Row& r, char* scratch) const {
-    r.slopes = reinterpret_cast<S*>(scratch);
-    r.where = reinterpret_cast<uint32_t*>(r.slopes + (kKeeps ? places() * V::size : 0));
+  void lay(Row* rows, int group, Layout& layout) const {
+    for (int i = 0; i < group; ++i) rows[i].where = layout.take<uint32_t>(vectors_ + 1);
+    if (!kPacks) return;
+    S* const values = layout.take<S>(group * Packed<V>::most_values(n_));
+    for (int i = 0; i < group; ++i)
+      rows[i].packed.lay(values, layout.take<uint16_t>(Packed<V>::most_lanes(n_)));
+    rows[0].dys = layout.take<S>(group * Packed<V>::most_values(n_));
   }
 
-  void start(Row& r, const RowCursor& cursor, int64_t) const {
+  void start(Row& r, const RowCursor& cursor) const {
     r.y = static_cast<const T*>(p_.x.data) + cursor.offset(p_.x.row_stride);
     r.dy = static_cast<const T*>(p_.dy.data) + cursor.offset(p_.dy.row_stride);
     r.out = static_cast<T*>(p_.out.data) + cursor.offset(p_.out.row_stride);
@@ -97,9 +99,8 @@ class GradientRows : public SparseRows<GradientRows<V, kPower, T>, V, T> {
   }
 
   void read(Row& r, int64_t from, int64_t to) const {
-    const V zero(S(0));
     const auto look = [&](int64_t k, V y) {
-      const bool in = lane_bits(max(zero, y) == zero) != (1u << V::size) - 1;  // or NaN
+      const bool in = support(y) != 0;
       const T* const wanted = in ? r.dy : r.y;
       prefetch(wanted + k * V::size);
       r.where[r.count] = uint32_t(k);
@@ -113,29 +114,74 @@ class GradientRows : public SparseRows<GradientRows<V, kPower, T>, V, T> {
     if (whole < to) look(whole, at(r.y, whole));
   }
 
-  void solve(Row& r, S*) const {
-    SlopeSums<V> sums;
-    for (int64_t i = 0; i < r.count; ++i) {
-      const V g = slope(at(r.y, r.where[i]));
-      if constexpr (kKeeps) g.store(r.slopes + i * V::size);
-      sums.add(g, at(r.dy, r.where[i]));
+  void solve(Row* rows, int count, S*) const {
+    if constexpr (kPacks) return solve_packed(rows, count);
+    for (Row* r = rows; r < rows + count; ++r) {
+      this->ask_ahead(r->y, 0, vectors_);
+      SlopeSums<V> sums;
+      for (int64_t i = 0; i < r->count; ++i) {
+        const int64_t k = r->where[i];
+        sums.add(slope(at(r->y, k)), at(r->dy, k));
+      }
+      r->mean = sums.mean();
     }
-    r.mean = sums.mean();
   }
 
   V value(Row& r, int64_t i) const {
+    if constexpr (kPacks) return r.packed.next(i);
     const int64_t k = r.where[i];
-    const V zero(S(0)), g = kKeeps ? V::load(r.slopes + i * V::size) : slope(at(r.y, k));
-    return select(g == zero, zero, g * (at(r.dy, k) - V(r.mean)) * V(r.scale));
+    return gradient(slope(at(r.y, k)), at(r.dy, k), r);
   }
 
  private:
   static constexpr int64_t kAhead = 2048;  // bytes
-  // What is cheap to find again is not kept.
-  static constexpr bool kKeeps = kPower != Power::linear;
+  // Powers are taken of the support alone, what is cheap of whole vectors, twice.
+  static constexpr bool kPacks = kPower == Power::general;
 
-  int64_t places() const { return (vectors_ + 1 + 15) / 16 * 16; }
+  // The lanes above 0, or NaN.
+  static unsigned support(V y) {
+    const V zero(S(0));
+    return lane_bits(max(zero, y) == zero) ^ ((1u << V::size) - 1);
+  }
   V slope(V y) const { return slope_of<kPower>(max(V(S(0)), y), exponent_); }
+  static V gradient(V g, V dy, const Row& r) {
+    const V zero(S(0));
+    return select(g == zero, zero, g * (dy - V(r.mean)) * V(r.scale));
+  }
+
+  // One row after the other without a gap, so that the powers of short rows fill vectors.
+  void solve_packed(Row* rows, int count) const {
+    S *const values = rows[0].packed.values, *const dys = rows[0].dys;
+    int64_t total = 0;
+    for (Row* r = rows; r < rows + count; ++r) {
+      this->ask_ahead(r->y, 0, vectors_);
+      r->packed.start(values + total);
+      for (int64_t i = 0; i < r->count; ++i) {
+        const int64_t k = r->where[i];
+        const V y = at(r->y, k);
+        const unsigned bits = support(y);
+        compress(at(r->dy, k), bits, dys + total + r->packed.count);
+        r->packed.add(i, y, bits);
+      }
+      total += r->packed.count;
+    }
+    V(S(0)).store(values + total);
+    for (int64_t j = 0; j < total; j += V::size) slope(V::load(values + j)).store(values + j);
+    for (Row* r = rows; r < rows + count; ++r) {
+      S *const g = r->packed.values, *const dy = dys + (g - values);
+      const int64_t n = r->packed.count, whole = n / V::size * V::size;
+      const int left = int(n - whole);
+      const V last = select(V::first(left), V::load(g + whole), V(S(0)));
+      SlopeSums<V> sums;
+      for (int64_t j = 0; j < whole; j += V::size) sums.add(V::load(g + j), V::load(dy + j));
+      sums.add(last, V::load(dy + whole));
+      r->mean = sums.mean();
+      for (int64_t j = 0; j < whole; j += V::size)
+        gradient(V::load(g + j), V::load(dy + j), *r).store(g + j);
+      gradient(last, V::load(dy + whole), *r).store(g + whole, left);
+      r->packed.rewind();
+    }
+  }
 
   const MapParams& p_;
   V exponent_;

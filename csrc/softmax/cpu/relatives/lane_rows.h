@@ -132,8 +132,8 @@ class LaneRows {
       S* to = near_ + r * pitch_;
       uint16_t* where = where_ + r * blocks_;
       const auto take = [&](V d) {
-        const auto in = least < d;
-        *where++ = uint16_t(lane_bits(in));
+        const unsigned in = lane_bits(least < d);
+        *where++ = uint16_t(in);
         to += compress(d, in, to);
       };
       int64_t j = 0;

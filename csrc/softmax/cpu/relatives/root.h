@@ -86,8 +86,8 @@ struct Candidates {
     int64_t kept = 0;
     for (int64_t j = 0; j < n; j += V::size) {
       const V v = V::load(from + j) - m;
-      const auto in = low < v;
-      if (any(in)) kept += compress(v, in, d + kept);
+      const unsigned in = lane_bits(low < v);
+      if (in) kept += compress(v, in, d + kept);
     }
     count = kept;
     pad();
@@ -100,6 +100,7 @@ class Root {
   using S = typename V::Scalar;
 
   explicit Root(double alpha) : e_(alpha - 1) {}
+  double alpha() const { return e_ + 1; }
 
   // From tau on, where F(tau) >= 1 (or from -1). `n`: elements of the whole row.
   Threshold<V> solve(Candidates<V>& c, double tau, int64_t n) const {
@@ -197,39 +198,45 @@ class Root {
       // What every element is divided by: small terms must not be lost beside great ones.
       const Terms<V, kPower> terms(e_, at.tau);
       alignas(64) S lane[V::size];
-      double total = 0;
+      double totals[V::size] = {};
       for (int64_t j = 0; j < c.count; j += V::size) {
         terms(V::load(c.d + j)).store(lane);
-        for (int i = 0; i < V::size; ++i) total += double(lane[i]);
+        for (int i = 0; i < V::size; ++i) totals[i] += double(lane[i]);
       }
-      at.total = total;
+      at.total = 0;
+      for (const double total : totals) at.total += total;
     }
   }
 
   double e_;
 };
 
+// A bound on the threshold of a row of n scores with maximum `max`, where F >= 1. `d` is scratch
+// for as many candidates as there are `tops`.
+template <typename V, Power kPower>
+inline double threshold_bound(const Root<V, kPower>& root, int64_t n, typename V::Scalar max,
+                              const Tops<V>& tops, typename V::Scalar* d) {
+  if (!(root.alpha() > 1) || n < kTopsFrom) return -1;
+  // The sum over a part is less than the whole: its root bounds the row's from below.
+  Candidates<V> candidates{d};
+  candidates.take(tops.values, tops.count, max, root.least(-1));
+  double tau = root.solve(candidates, -1, n).tau;
+  tau -= (sizeof(*d) == 4 ? 1e-6 : 1e-15) * __builtin_fabs(tau);
+  return tau < -1 ? -1 : tau;
+}
+
 // The threshold of a row s of n scores with maximum `max`, not broken, not empty. `d` is scratch
 // for n candidates; `tops` of the row.
 template <typename V, Power kPower>
 inline Threshold<V> find_threshold(const typename V::Scalar* s, int64_t n, typename V::Scalar max,
                                    const Tops<V>& tops, typename V::Scalar* d, double alpha) {
-  using S = typename V::Scalar;
   if constexpr (kPower == Power::exponential) {
     const V m(max);
     return {-1, sum_over<V>(n, [&](int64_t j) { return exp_below(V::load(s + j) - m); })};
   } else {
     const Root<V, kPower> root(alpha);
+    const double tau = threshold_bound(root, n, max, tops, d);
     Candidates<V> candidates{d};
-    double tau = -1;
-    if (alpha > 1 && n >= kTopsFrom) {
-      // The sum over a part is less than the whole: its root bounds the row's from below.
-      candidates.take(tops.values, tops.count, max, root.least(-1));
-      tau = root.solve(candidates, -1, n).tau;
-      if constexpr (sizeof(S) == 4) tau -= 1e-6 * __builtin_fabs(tau);
-      else tau -= 1e-15 * __builtin_fabs(tau);
-      if (tau < -1) tau = -1;
-    }
     candidates.take(s, n, max, root.least(tau));
     return root.solve(candidates, tau, n);
   }

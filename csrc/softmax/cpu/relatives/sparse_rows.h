@@ -18,13 +18,68 @@ struct SparseRow {
   int64_t written;  // of them
 };
 
+// Results of a row without what is 0 between them: what is to be worked out for each costs by their
+// number alone.
+template <typename V>
+class Packed {
+ public:
+  using S = typename V::Scalar;
+
+  // For rows of n: elements of `values`, lanes.
+  static constexpr int64_t most_values(int64_t n) { return padded<V>(n); }
+  static constexpr int64_t most_lanes(int64_t n) { return n / V::size + 2; }
+
+  void lay(S* to, uint16_t* lanes) {
+    values = to;
+    lanes_ = lanes;
+  }
+  void start(S* to) {
+    values = to;
+    count = 0;
+  }
+  // The lanes of v whose bits are set, as the i-th vector.
+  void add(int64_t i, V v, unsigned bits) {
+    lanes_[i] = uint16_t(bits);
+    count += compress(v, bits, values + count);
+  }
+  // Gives the vectors back, in order from the first, with 0 in the other lanes.
+  void rewind() { next_ = values; }
+  V next(int64_t i) {
+    const V v = expand(V::load(next_), lanes_[i]);
+    next_ += __builtin_popcount(lanes_[i]);
+    return v;
+  }
+
+  S* values;
+  int64_t count;  // of values
+
+ private:
+  uint16_t* lanes_;
+  const S* next_;
+};
+
+// Hands out scratch, whole cache lines each time.
+class Layout {
+ public:
+  explicit Layout(char* from) : at_(from) {}
+  template <typename U>
+  U* take(int64_t count) {
+    U* const mine = reinterpret_cast<U*>(at_);
+    at_ += (count * int64_t(sizeof(U)) + 63) / 64 * 64;
+    return mine;
+  }
+  char* end() const { return at_; }
+
+ private:
+  char* at_;
+};
+
 // Job has
 //   Row : SparseRow<T>           a row in work
-//   room()                       bytes of scratch for it, a multiple of 64
-//   lay(Row&, char* scratch)     where its parts are
-//   start(Row&, cursor, number)  must set out, count = 0
+//   lay(Row*, group, Layout&)    where the parts of so many rows are
+//   start(Row&, cursor)          must set out, count = 0
 //   read(Row&, from, to)         vectors [from, to) of its input; to number some of them
-//   solve(Row&, spare)           when all is read; spare: scratch for two rows
+//   solve(Row*, count, spare)    when so many rows are read; spare: scratch for two rows
 //   value(Row&, i)               the i-th numbered vector of results, in order
 template <typename Job, typename V, typename T>
 class SparseRows {
@@ -35,8 +90,7 @@ class SparseRows {
       : n_(shape.n), vectors_((n_ + V::size - 1) / V::size), shape_(shape), stream_(stream) {}
 
   void run() const {
-    const int64_t rows = shape_.rows, fit = kTogether / n_;
-    const int64_t group = fit < 1 ? 1 : fit < kMostRows ? fit : kMostRows;
+    const int64_t rows = shape_.rows, group = together();
     parallel_for(0, (rows + group - 1) / group, rows_per_task(n_ * group),
                  [&](int64_t begin, int64_t end) {
                    const int64_t last = end * group < rows ? end * group : rows;
@@ -53,29 +107,45 @@ class SparseRows {
     return select(V::first(left), V::load(row + j, left), V(beyond));
   }
 
+  // Rows that are read before any of their results are written.
+  int64_t together() const {
+    const int64_t fit = kTogether / n_;
+    return fit < 1 ? 1 : fit < kMostRows ? fit : kMostRows;
+  }
+  // Solving asks for vectors [from, to) of what is read after it, mostly, so that memory has work
+  // meanwhile: of the row that is as many rows below as there are together.
+  void ask_ahead(const T* row, int64_t from, int64_t to) const {
+    if (n_ > 4 * kTogether) return;  // would not stay in L2
+    for (int64_t k = from; k < to; ++k) prefetch(row + n_ * together() + k * V::size);
+  }
+
+  static constexpr int64_t kVectors = 64;  // of a chunk
   int64_t n_, vectors_;
 
  private:
-  static constexpr int64_t kTogether = 4096;  // elements of rows that are read before their results
+  static constexpr int64_t kTogether = 4096;  // elements of rows
   static constexpr int kMostRows = 16;
-  static constexpr int64_t kVectors = 64;  // of a chunk
 
   const Job& job() const { return static_cast<const Job&>(*this); }
 
   void some_rows(int64_t begin, int64_t end, int group) const {
     using Row = typename Job::Row;
-    const int64_t room = job().room(), spare_bytes = 2 * padded<V>(n_) * int64_t(sizeof(S));
-    char* scratch = static_cast<char*>(thread_scratch(size_t(2 * group * room + spare_bytes)));
-    S* const spare = reinterpret_cast<S*>(scratch + 2 * group * room);
     Row rows[2][kMostRows];
-    for (int i = 0; i < 2 * group; ++i) job().lay(rows[i / group][i % group], scratch + i * room);
+    S* spare;
+    const auto lay = [&](char* scratch) {
+      Layout layout(scratch);
+      spare = layout.take<S>(2 * padded<V>(n_));
+      for (Row* const some : rows) job().lay(some, group, layout);
+      return layout.end() - scratch;
+    };
+    lay(static_cast<char*>(thread_scratch(size_t(lay(nullptr)))));
     RowCursor cursor(shape_, begin);
     int before = 0, now = 0;
     for (int64_t first = begin; first < end + group; first += group, now = 1 - now) {
       const int64_t left = end - first;
       const int count = int(left < 0 ? 0 : left < group ? left : group);
       Row *const next = rows[now], *const ready = rows[1 - now];
-      for (int i = 0; i < count; ++i, cursor.next()) job().start(next[i], cursor, first + i);
+      for (int i = 0; i < count; ++i, cursor.next()) job().start(next[i], cursor);
       for (int i = 0; i < count || i < before; ++i) {
         for (int64_t from = 0; from < vectors_; from += kVectors) {
           const int64_t to = from + kVectors < vectors_ ? from + kVectors : vectors_;
@@ -83,10 +153,8 @@ class SparseRows {
           if (i < before) write(ready[i], from, to, spare);
         }
       }
-      for (int i = 0; i < count; ++i) {
-        next[i].written = 0;
-        job().solve(next[i], spare);
-      }
+      for (int i = 0; i < count; ++i) next[i].written = 0;
+      if (count > 0) job().solve(next, count, spare);
       before = count;
     }
     if (stream_) store_fence();
@@ -95,7 +163,6 @@ class SparseRows {
   // Rows that do not start at a whole vector of memory are put together in scratch.
   template <typename Row>
   void write(Row& r, int64_t from, int64_t to, S* spare) const {
-    if (!r.out) return;
     if (!stream_) return write_as<false>(r, from, to, r.out);
     if (reinterpret_cast<uintptr_t>(r.out) % (V::size * sizeof(T)) == 0)
       return write_as<true>(r, from, to, r.out);

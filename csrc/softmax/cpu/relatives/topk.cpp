@@ -218,7 +218,7 @@ class Topk {
       const int64_t end = begin + step < n_ ? begin + step : n_;
       for (int64_t j = begin; j < end; j += V::size) {
         const V v = vector_at(j);
-        const auto in = low < v;
+        const unsigned in = lane_bits(low < v);
         compress(lane + V(S(j)), in, c.place + c.count);
         c.count += compress(v, in, c.score + c.count);
       }

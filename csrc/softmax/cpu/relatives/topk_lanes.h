@@ -215,7 +215,7 @@ class TopkLanes {
         for (int i = 0; i < 4; ++i) v[i] = reader_.at(x, j + i * V::size);
         if (!any(low < max(max(v[0], v[1]), max(v[2], v[3])))) continue;
         for (int i = 0; i < 4; ++i) {
-          const auto in = low < v[i];
+          const unsigned in = lane_bits(low < v[i]);
           compress(lane + V(S(j + i * V::size)), in, place + count);
           count += compress(v[i], in, score + count);
         }
