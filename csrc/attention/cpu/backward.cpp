@@ -1,144 +1,12 @@
 // The gradients on a CPU, from P = exp(scores - lse) and dS = P * (dP - delta), both computed
-// again: once with queries in the lanes for dq, once with keys in the lanes for dk and dv, so that
-// no two threads add to the same row and every sum has a fixed order.
-#include "attention/cpu/chunks.h"
+// again with keys in the lanes for dk and dv. dq is added up there, too, in a few copies (plan.h),
+// or by itself, with queries in the lanes. No two threads add to the same row, and every sum has a
+// fixed order.
+#include "attention/cpu/backward_tile.h"
 #include "attention/cpu/kernels.h"
-#include "cpu/scratch.h"
 
 namespace fastops::attention::cpu::FASTOPS_ISA {
 namespace {
-
-constexpr int64_t kChunk = 64;  // rows of scores at a time: there are two such tiles
-
-// lse; of an empty row +inf, which makes its weights 0.
-inline VecF32 or_empty(VecF32 lse) { return select(lse == VecF32(-kInf), VecF32(kInf), lse); }
-
-inline void clear(float* to, int64_t count) {
-  for (int64_t i = 0; i < count; i += L) VecF32(0.f).store(to + i);
-}
-
-template <int R>
-inline void add(float* to, const VecF32 (&sum)[R]) {
-  for (int r = 0; r < R; ++r) (VecF32::load(to + r * L) + sum[r]).store(to + r * L);
-}
-
-// Working memory of a thread, cut into pieces of whole lines.
-class Scratch {
- public:
-  float* take(int64_t count) {
-    const int64_t at = used_;
-    used_ += ceil_div(count, 16) * 16;
-    return base_ ? base_ + at : nullptr;
-  }
-  void open() {
-    base_ = static_cast<float*>(thread_scratch(size_t(used_) * sizeof(float)));
-    used_ = 0;
-  }
-
- private:
-  float* base_ = nullptr;
-  int64_t used_ = 0;
-};
-
-// What both parts hold for W queries, or W keys, in the lanes.
-template <typename F, int R>
-class Tile {
- protected:
-  static constexpr int W = R * L;
-  // Weights are rounded to bf16 before they are multiplied: 8.6e-5 is enough there.
-  static constexpr int kDegree = F::paired ? 3 : 6;
-
-  explicit Tile(const BackwardPlan& plan) : plan_(plan), p_(plan.p) {
-    for (int pass = 0; pass < 2; ++pass) {
-      first_ = scratch_.take(F::depth(p_.head_dim) * W);
-      second_ = scratch_.take(F::depth(p_.value_dim) * W);
-      p_rows_ = scratch_.take(kChunk * W);
-      ds_rows_ = scratch_.take(kChunk * W);
-      if (F::paired) {
-        p_pairs_ = scratch_.take(kChunk / 2 * W);
-        ds_pairs_ = scratch_.take(kChunk / 2 * W);
-      }
-      head_sums_ = scratch_.take(p_.head_dim * W);
-      value_sums_ = scratch_.take(p_.value_dim * W);
-      if (pass == 0) scratch_.open();
-    }
-  }
-
-  int64_t bytes(const Heads& t) const { return t.stride[2] * int64_t(size_of(p_.dtype)); }
-  const char* at(const Heads& t, int64_t head, int64_t row) const {
-    return row_at(t, p_.dtype, batch_, head, row);
-  }
-
-  // Products become P = exp(scale * product + shift(n, r)), in pairs too where those are wanted.
-  // Only the difference, which is small where P matters, is brought to base 2.
-  template <typename Shift>
-  void weights(float* rows, int64_t count, float* pairs, const Shift& shift) const {
-    const VecF32 scale(p_.scale), base(kLog2eF);
-    by_pairs(count, pairs, [&](int64_t n, int r) {
-      float* at = rows + n * W + r * L;
-      const VecF32 p = exp2_weight<kDegree>(fma(VecF32::load(at), scale, shift(n, r)) * base);
-      p.store(at);
-      return p;
-    });
-  }
-
-  // The same where a mask leaves elements out; lanes(n) has a bit for each lane.
-  template <typename Shift, typename Lanes>
-  void weights(float* rows, int64_t count, float* pairs, const Shift& shift,
-               const Lanes& lanes) const {
-    weights(rows, count, nullptr, shift);
-    by_pairs(count, pairs, [&](int64_t n, int r) {
-      float* at = rows + n * W + r * L;
-      const VecF32 p = select(mask_of_bits(lanes(n) >> (r * L)), VecF32::load(at), VecF32(0.f));
-      p.store(at);
-      return p;
-    });
-  }
-
-  // Products with grad_out (or v) become dS = P * (product - delta(n, r)).
-  template <typename Delta>
-  void derivatives(const float* p, float* rows, int64_t count, float* pairs, VecF32* total,
-                   const Delta& delta) const {
-    const auto derivative = [&](int64_t n, int r) {
-      float* at = rows + n * W + r * L;
-      const VecF32 ds = VecF32::load(p + n * W + r * L) * (VecF32::load(at) - delta(n, r));
-      if (!F::paired || total) ds.store(at);
-      return ds;
-    };
-    by_pairs(count, pairs, derivative);
-    if (!total) return;
-    for (int64_t n = 0; n < count; ++n)
-      for (int r = 0; r < R; ++r) total[r] = total[r] + VecF32::load(rows + n * W + r * L);
-  }
-
-  // row(n, r) for every n < count; what it gives also in pairs, zeros up to F::pad rows.
-  template <typename Row>
-  static void by_pairs(int64_t count, float* pairs, const Row& row) {
-    VecF32 even[R], odd[R];
-    int64_t n = 0;
-    for (; n + 2 <= count; n += 2) {
-      for (int r = 0; r < R; ++r) even[r] = row(n, r);
-      for (int r = 0; r < R; ++r) odd[r] = row(n + 1, r);
-      if (F::paired && pairs) pair_rows<R>(even, odd, pairs + n / 2 * W);
-    }
-    if (n < count) {
-      for (int r = 0; r < R; ++r) even[r] = row(n, r);
-      for (int r = 0; r < R; ++r) odd[r] = VecF32(0.f);
-      if (F::paired && pairs) pair_rows<R>(even, odd, pairs + n / 2 * W);
-      n += 2;
-    }
-    if (F::paired && pairs)
-      for (; n < round_up(count, F::pad); n += 2) clear(pairs + n / 2 * W, W);
-  }
-
-  const BackwardPlan& plan_;
-  const BackwardParams& p_;
-  Scratch scratch_;
-  float *first_ = nullptr, *second_ = nullptr;  // q and grad_out, or k and v, in the lanes
-  float *p_rows_ = nullptr, *ds_rows_ = nullptr, *p_pairs_ = nullptr, *ds_pairs_ = nullptr;
-  float *head_sums_ = nullptr, *value_sums_ = nullptr;
-  int64_t batch_ = 0;
-};
 
 // dq of rows of queries.
 template <typename F, int R>
@@ -206,8 +74,9 @@ class Queries : Tile<F, R> {
     }
     dots<F, R>(v_ + s.first * plan_.v.step, plan_.v.step, s.count, second_, F::depth(p_.value_dim),
                ds, AsIs());
-    this->derivatives(p, ds, s.count, ds_pairs_ + s.at / 2 * W, nullptr,
-                      [&](int64_t, int r) { return delta_[r]; });
+    this->derivatives(
+        p, ds, s.count, ds_pairs_ + s.at / 2 * W, nullptr,
+        [&](int64_t, int r) { return delta_[r]; }, [](int64_t, int, VecF32) {});
   }
 
   VecF32 lse_[R], delta_[R];
@@ -220,7 +89,8 @@ template <typename F, int R>
 class Keys : Tile<F, R> {
   using Base = Tile<F, R>;
   using Base::W, Base::plan_, Base::p_, Base::first_, Base::second_, Base::p_rows_, Base::ds_rows_,
-      Base::p_pairs_, Base::ds_pairs_, Base::head_sums_, Base::value_sums_, Base::batch_;
+      Base::p_pairs_, Base::ds_pairs_, Base::head_sums_, Base::value_sums_, Base::queries_,
+      Base::batch_;
 
  public:
   explicit Keys(const BackwardPlan& plan) : Base(plan) {}
@@ -228,9 +98,18 @@ class Keys : Tile<F, R> {
   void run(Task task) {
     batch_ = task.head / p_.kv_heads;
     const int64_t kv_head = task.head % p_.kv_heads, block = p_.mask.block_kv;
-    const int64_t begin = task.row * block, end = at_most(begin + block, p_.seq_kv);
-    for (int64_t key = begin; key < end; key += W)
-      tile(kv_head, task.row, key, key - begin, at_most(end - key, W));
+    const QueryParts& parts = plan_.parts;
+    part_ = task.row / parts.rows_each;
+    const int64_t group = p_.heads / p_.kv_heads, first = task.head * group;
+    if (parts.data)
+      for (int64_t head = first; head < first + group; ++head)
+        clear(parts.of(head, part_, p_.seq_q), p_.seq_q * parts.channels);
+    const int64_t rows = at_most(task.row + parts.rows_each, p_.mask.by_key.rows);
+    for (int64_t row = task.row; row < rows; ++row) {
+      const int64_t begin = row * block, end = at_most(begin + block, p_.seq_kv);
+      for (int64_t key = begin; key < end; key += W)
+        tile(kv_head, row, key, key - begin, at_most(end - key, W));
+    }
   }
 
  private:
@@ -239,6 +118,10 @@ class Keys : Tile<F, R> {
                      first_);
     into_lanes<F, R>(this->at(p_.v, kv_head, key), this->bytes(p_.v), count, p_.dtype, p_.value_dim,
                      second_);
+    if constexpr (!F::stored)
+      if (plan_.parts.data)
+        queries_.set_keys(plan_.k_sums.of(batch_, kv_head) + key / F::unit(0) * plan_.k_sums.step,
+                          plan_.k_sums.step, count, p_.head_dim);
     clear(head_sums_, p_.head_dim * W);
     clear(value_sums_, p_.value_dim * W);
     const int64_t group = p_.heads / p_.kv_heads;
@@ -284,6 +167,15 @@ class Keys : Tile<F, R> {
         sums<F, R>(plan_.q_sums.of(batch_, head), plan_.q_sums.step, chunks.segments, chunks.count,
                    ds, p_.head_dim,
                    [&](int64_t n, const VecF32(&sum)[R]) { add<R>(head_sums_ + n * W, sum); });
+      if constexpr (!F::stored) {
+        if (!plan_.parts.data) continue;
+        float* const to = plan_.parts.of(batch_ * p_.heads + head, part_, p_.seq_q);
+        for (int64_t i = 0; i < chunks.count; ++i) {
+          const Segment& s = chunks.segments[i];
+          queries_.add(ds_rows_, s.at, s.count, to + s.first * plan_.parts.channels,
+                       plan_.parts.channels);
+        }
+      }
     }
     if (p_.grad_key_bias) {
       float* to = p_.grad_key_bias + (batch_ * p_.heads + head) * p_.seq_kv + key;
@@ -314,12 +206,16 @@ class Keys : Tile<F, R> {
     }
     dots<F, R>(grad_out_ + s.first * plan_.grad_out.step, plan_.grad_out.step, s.count, second_,
                F::depth(p_.value_dim), ds, AsIs());
-    this->derivatives(p, ds, s.count, ds_pairs_ + s.at / 2 * W,
-                      p_.grad_key_bias ? bias_sum_ : nullptr,
-                      [&](int64_t n, int) { return VecF32(p_.delta[row + n]); });
+    this->derivatives(
+        p, ds, s.count, ds_pairs_ + s.at / 2 * W, p_.grad_key_bias ? bias_sum_ : nullptr,
+        [&](int64_t n, int) { return VecF32(p_.delta[row + n]); },
+        [&](int64_t n, int r, VecF32 row_ds) {
+          if (F::paired && !F::stored && plan_.parts.data) queries_.set_pairs(s.at + n, r, row_ds);
+        });
   }
 
   VecF32 bias_[R], bias_sum_[R];
+  int64_t part_ = 0;
   const char *q_ = nullptr, *grad_out_ = nullptr;
 };
 
@@ -357,6 +253,26 @@ void backward_queries(const BackwardPlan& plan, TaskQueue& queue) {
 
 void backward_keys(const BackwardPlan& plan, TaskQueue& queue) {
   run<Keys>(plan, queue, at_most(plan.p.mask.block_kv, plan.p.seq_kv));
+}
+
+void join_query_parts(const BackwardPlan& plan, int64_t begin, int64_t end) {
+  const BackwardParams& p = plan.p;
+  const QueryParts& parts = plan.parts;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t row = i % p.seq_q, head = parts.first_head + i / p.seq_q;
+    char* const to = row_at(p.grad_q, p.dtype, head / p.heads, head % p.heads, row);
+    const float* const from = parts.of(head, 0, p.seq_q) + row * parts.channels;
+    for (int64_t c = 0; c < p.head_dim; c += L) {
+      VecF32 sum = VecF32::load(from + c);
+      for (int64_t part = 1; part < parts.count; ++part)
+        sum = sum + VecF32::load(from + part * p.seq_q * parts.channels + c);
+      const int lanes = int(at_most(p.head_dim - c, L));
+      const auto store = [&](auto* at) { (sum * VecF32(p.scale)).store(at + c, lanes); };
+      if (p.dtype == DType::f16) store(reinterpret_cast<f16*>(to));
+      else if (p.dtype == DType::bf16) store(reinterpret_cast<bf16*>(to));
+      else store(reinterpret_cast<float*>(to));
+    }
+  }
 }
 
 void backward_delta(const BackwardParams& p, int64_t begin, int64_t end) {

@@ -5,14 +5,15 @@
 
 namespace fastops::attention::cpu {
 
-#define FASTOPS_ATTENTION_KERNELS(isa)                                       \
-  namespace isa {                                                            \
-  extern const Unit kUnit;                                   /* of bf16 */   \
-  void pack(const PackJob& job, int64_t begin, int64_t end); /* of blocks */ \
-  void forward(const ForwardPlan& plan, TaskQueue& queue);                   \
-  void backward_delta(const BackwardParams& p, int64_t begin, int64_t end);  \
-  void backward_queries(const BackwardPlan& plan, TaskQueue& queue);         \
-  void backward_keys(const BackwardPlan& plan, TaskQueue& queue);            \
+#define FASTOPS_ATTENTION_KERNELS(isa)                                         \
+  namespace isa {                                                              \
+  extern const Unit kUnit;                                   /* of bf16 */     \
+  void pack(const PackJob& job, int64_t begin, int64_t end); /* of blocks */   \
+  void forward(const ForwardPlan& plan, TaskQueue& queue);                     \
+  void backward_delta(const BackwardParams& p, int64_t begin, int64_t end);    \
+  void backward_queries(const BackwardPlan& plan, TaskQueue& queue);           \
+  void backward_keys(const BackwardPlan& plan, TaskQueue& queue);              \
+  void join_query_parts(const BackwardPlan& plan, int64_t begin, int64_t end); \
   }
 FASTOPS_ATTENTION_KERNELS(portable)
 FASTOPS_ATTENTION_KERNELS(avx2)

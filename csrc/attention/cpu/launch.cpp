@@ -22,13 +22,14 @@ struct Kernels {
   void (*delta)(const BackwardParams&, int64_t, int64_t);
   void (*queries)(const BackwardPlan&, TaskQueue&);
   void (*keys)(const BackwardPlan&, TaskQueue&);
+  void (*join)(const BackwardPlan&, int64_t, int64_t);
 };
 
 Kernels choose(DType dtype) {
 #define FASTOPS_TABLE(isa)                                                           \
   Kernels {                                                                          \
     isa::kUnit, isa::pack, isa::forward, isa::backward_delta, isa::backward_queries, \
-        isa::backward_keys                                                           \
+        isa::backward_keys, isa::join_query_parts                                    \
   }
 #ifdef FASTOPS_HAS_AMX
   if (dtype == DType::bf16 && fastops::cpu::amx_available()) return FASTOPS_TABLE(amx);
@@ -113,6 +114,25 @@ void grad_sinks(const BackwardParams& p) {
   });
 }
 
+// Whether rows of keys, where they work out dS anyway, add up the gradients of queries too: 5
+// products instead of 7. For that each thread needs a copy of these of its own; matrix registers,
+// which cannot add to memory, would spend on it what the products cost.
+QueryParts plan_parts(const BackwardParams& p, Unit unit) {
+  constexpr int64_t kKeysEach = 512, kMostParts = 8;
+  QueryParts parts;
+  parts.channels = (p.head_dim + 31) / 32 * 32;
+  const int64_t bytes = p.heads / p.kv_heads * p.seq_q * parts.channels * int64_t(sizeof(float));
+  const int64_t rows = p.mask.by_key.rows;
+  if (!p.grad_q.data || !p.grad_k.data || !p.grad_v.data || rows == 0 || bytes == 0 ||
+      bytes > kPackedBytes || (unit == Unit::matrix && p.dtype == DType::bf16))
+    return {nullptr, 0, 0, 1, 0};
+  const int64_t most =
+      std::min({kMostParts, kPackedBytes / bytes, std::max<int64_t>(p.seq_kv / kKeysEach, 1)});
+  parts.rows_each = (rows + most - 1) / most;
+  parts.count = (rows + parts.rows_each - 1) / parts.rows_each;
+  return parts;
+}
+
 }  // namespace
 
 bool next_task(TaskQueue& queue, Task& task) { return queue.next(task); }
@@ -148,25 +168,36 @@ void backward(const BackwardParams& p) {
   const int64_t group = p.heads / p.kv_heads, rows = p.batch * p.heads * p.seq_q;
   fastops::cpu::parallel_for(0, rows, 256, [&](int64_t b, int64_t e) { k.delta(p, b, e); });
   if (p.grad_sinks) grad_sinks(p);
-  const bool queries = p.grad_q.data, keys = p.grad_k.data || p.grad_v.data || p.grad_key_bias;
+  const QueryParts parts = plan_parts(p, k.unit);
+  const bool keys = p.grad_k.data || p.grad_v.data || p.grad_key_bias;
+  const bool queries = p.grad_q.data && parts.count == 0;  // by themselves
+  if (!p.grad_q.data && !keys) return;
   const int64_t d = p.head_dim, dv = p.value_dim;
+  const int64_t part_bytes =
+      parts.count * group * p.seq_q * parts.channels * int64_t(sizeof(float));
 
   Packing sizes(k.unit);
   const Operands measured(p, sizes);
-  int64_t head_bytes = 0;
+  int64_t head_bytes = part_bytes;
   if (queries) head_bytes += measured.both_bytes(true, d) + measured.bytes(true, dv, false);
   if (keys) head_bytes += measured.both_bytes(false, d) + measured.both_bytes(false, dv);
-  if (!queries && !keys) return;
+  if (part_bytes) head_bytes += measured.bytes(true, d, true);
   for_groups(p, head_bytes, [&](int64_t begin, int64_t end, char* to) {
     Packing packing(k.unit);
     Operands operands(p, packing);
     std::vector<uint8_t> listed;
-    if (head_bytes && queries) listed = listed_blocks(p, begin, end);
+    if (head_bytes && p.grad_q.data) listed = listed_blocks(p, begin, end);
     const uint8_t* flags = listed.empty() ? nullptr : listed.data();
     const auto add = [&](const Heads& t, bool of_keys, int64_t channels, bool over_rows) {
       return operands.add(t, of_keys, channels, over_rows, begin, end, flags, to);
     };
-    BackwardPlan plan{p, {}, {}, {}, {}, {}, {}, {}};
+    BackwardPlan plan{p, {}, {}, {}, {}, {}, {}, {}, parts};
+    if (part_bytes) {
+      plan.parts.first_head = begin * group;
+      plan.parts.data = reinterpret_cast<float*>(to);
+      to += (end - begin) * part_bytes;
+      plan.k_sums = add(p.k, true, d, true);
+    }
     if (queries) {
       plan.k = add(p.k, true, d, false);
       plan.v = add(p.v, true, dv, false);
@@ -184,9 +215,13 @@ void backward(const BackwardParams& p) {
       run_tasks(k.queries, plan, queue, flops(p, queue, 2 * d + dv));
     }
     if (keys) {
-      TaskQueue queue(p.mask.by_key, p.mask.num_patterns, begin, end, p.kv_heads, group);
-      run_tasks(k.keys, plan, queue, flops(p, queue, 2 * (d + dv)));
+      TaskQueue queue(p.mask.by_key, p.mask.num_patterns, begin, end, p.kv_heads, group,
+                      parts.rows_each);
+      run_tasks(k.keys, plan, queue, flops(p, queue, 2 * (d + dv) + (part_bytes ? d : 0)));
     }
+    if (part_bytes)
+      fastops::cpu::parallel_for(0, (end - begin) * group * p.seq_q, 256,
+                                 [&](int64_t b, int64_t e) { k.join(plan, b, e); });
   });
 }
 

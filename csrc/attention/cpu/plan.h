@@ -57,10 +57,25 @@ struct ForwardPlan {
   Factor k, v;  // v: for sums over keys
 };
 
+// Gradients of queries, a part for each `rows_each` rows of key blocks, fp32 and not yet scaled.
+// How many parts there are follows from sizes alone, so that sums have the same order on any
+// machine.
+struct QueryParts {
+  float* data = nullptr;   // [heads from `first_head` on][count][seq_q][channels]
+  int64_t first_head = 0;  // of queries, counted through the batch
+  int64_t count = 1, rows_each = 1;
+  int64_t channels = 0;  // filled up to whole vectors of any instruction set
+
+  float* of(int64_t head, int64_t part, int64_t seq_q) const {
+    return data + ((head - first_head) * count + part) * seq_q * channels;
+  }
+};
+
 struct BackwardPlan {
   const BackwardParams& p;
   Factor k, v, q, grad_out;              // for sums over channels
   Factor k_sums, q_sums, grad_out_sums;  // for sums over rows
+  QueryParts parts;                      // where keys add up the gradients of queries, too
 };
 
 }  // namespace fastops::attention::cpu

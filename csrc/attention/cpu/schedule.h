@@ -14,9 +14,9 @@ namespace fastops::attention::cpu {
 class TaskQueue {
  public:
   // The rows of `lists` of heads [begin, end), counted through the batch, `heads` a sample; each
-  // stands for `group` heads of the mask.
+  // stands for `group` heads of the mask. A task is `rows_each` rows.
   TaskQueue(const BlockLists& lists, int64_t num_patterns, int64_t begin, int64_t end,
-            int64_t heads, int64_t group) {
+            int64_t heads, int64_t group, int64_t rows_each = 1) {
     tasks_.reserve(size_t((end - begin) * lists.rows));
     std::vector<int64_t> blocks(static_cast<size_t>(lists.rows));
     for (int64_t head = begin; head < end; ++head) {
@@ -25,9 +25,13 @@ class TaskQueue {
         int64_t count = 0;
         for (int64_t g = 0; g < group; ++g)
           count += list_row(lists, num_patterns, head / heads, head % heads * group + g, row).count;
-        blocks[size_t(row)] = count;
         blocks_ += count;
-        tasks_.push_back({int32_t(head), int32_t(row)});
+        const int64_t first = row / rows_each * rows_each;
+        if (row == first) {
+          tasks_.push_back({int32_t(head), int32_t(row)});
+          blocks[size_t(row)] = 0;
+        }
+        blocks[size_t(first)] += count;
       }
       std::stable_sort(tasks_.begin() + int64_t(from), tasks_.end(),
                        [&](const Task& a, const Task& b) {
