@@ -252,6 +252,24 @@ def test_nothing_to_attend_to(dtype) -> None:
 
 
 @pytest.mark.usefixtures("hopper")
+def test_hopper_nothing_to_attend_to() -> None:
+    """Empty lists, and lists of empty rows: a gradient of 0, of the bias too, is written."""
+    q, k, v = (torch.randn(1, 2, n, 64).half() for n in (70, 140, 140))
+    nothing = torch.zeros(70, 140, dtype=torch.bool)
+    one = nothing.clone()
+    one[3, 5] = True  # alone: a weight of 1, whose gradient is 0
+    for elements in (nothing, one):
+        mask = BlockMask.from_element_mask(elements, 64)
+        given = [t.detach().requires_grad_() for t in (q, k, v, torch.randn(1, 2, 140))]
+        out = fastops.block_sparse_attention(*given[:3], mask, key_bias=given[3])
+        grads = torch.autograd.grad(out, given, torch.ones_like(out))
+        assert launched() >= {BY_KEY, BY_QUERY}
+        assert all(g.abs().max() < 1e-2 for g in (grads[0], grads[1], grads[3]))
+        kept = elements.sum(0).half()[:, None].expand(140, 64)
+        assert (grads[2] - kept).abs().max() < 1e-2
+
+
+@pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("block", [16, 64])  # of 64: Hopper's kernels
 def test_edited_lists_stay_in_bounds(block) -> None:
     length = 4 * block + 6
