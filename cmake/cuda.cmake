@@ -21,7 +21,8 @@ endforeach()
 set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu csrc/softmax/cuda/ring_f32.cu
     csrc/softmax/cuda/ring_f16.cu csrc/softmax/cuda/ring_bf16.cu csrc/nm/cuda/wgmma_f16.cu
     csrc/nm/cuda/wgmma_bf16.cu csrc/attention/cuda/forward_hopper_f16.cu
-    csrc/attention/cuda/forward_hopper_bf16.cu)
+    csrc/attention/cuda/forward_hopper_bf16.cu csrc/attention/cuda/backward_hopper_f16.cu
+    csrc/attention/cuda/backward_hopper_bf16.cu)
 # One-instruction kernels that run on a GPU and on the host (docs/simt.md).
 set(FASTOPS_CONFORMANCE_SOURCES tests/simt/conformance/list.cpp tests/simt/conformance/thread_probes.cu
     tests/simt/conformance/warp_probes.cu)

@@ -19,6 +19,8 @@ DYNAMIC_SHARED = {
     "forward_hopper_kernel<*, 64, 2>": 81 * 1024,
     "forward_hopper_kernel<*, 128, 1>": 81 * 1024,
     "forward_hopper_kernel<*, 128, 2>": 161 * 1024,
+    "backward_hopper_kernel<*, 64, *>": 100 * 1024,
+    "backward_hopper_kernel<*, 128, *>": 196 * 1024,
     "forward_plain_kernel<*, 64>": 22 * 1024,
     "forward_plain_kernel<*, 256>": 71 * 1024,
     "backward_plain_kernel<*, 64, *>": 43 * 1024,

@@ -1,6 +1,8 @@
 // fastops._native.attention_cuda_plan: the CUDA heuristics as a function of plain numbers.
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "attention/cuda/heuristics.h"
 #include "bindings/native_modules.h"
 
@@ -20,31 +22,49 @@ const char* name(Kernel kernel) {
   return "";
 }
 
-py::dict attention_cuda_plan(int64_t block_q, int64_t block_kv, int64_t seq_q, int64_t head_dim,
-                             int64_t value_dim, int64_t group, bool dense, bool shared_lists,
-                             bool floats, bool aligned, bool hopper) {
-  const HopperCut cut = plan_hopper(block_q, block_kv, dense, seq_q, group, shared_lists);
+// `part`: "forward", or of the backward "by query" or "by key".
+py::dict attention_cuda_plan(const std::string& part, int64_t block_q, int64_t block_kv,
+                             int64_t seq_q, int64_t seq_kv, int64_t head_dim, int64_t value_dim,
+                             int64_t group, bool dense, bool shared_lists, bool floats,
+                             bool aligned, bool hopper) {
+  const bool by_key = part == "by key", forward = part == "forward";
+  if (!by_key && !forward && part != "by query")
+    throw py::value_error("attention_cuda_plan: no part \"" + part + "\"");
+  attention::Problem p;
+  p.dtype = floats ? DType::f32 : DType::bf16;
+  p.heads = group;
+  p.kv_heads = 1;
+  p.seq_q = seq_q;
+  p.seq_kv = seq_kv;
+  p.mask.block_q = block_q;
+  p.mask.block_kv = block_kv;
+  const int64_t listed = 0;
+  for (attention::BlockLists* lists : {&p.mask.by_query, &p.mask.by_key}) {
+    lists->heads = shared_lists ? 1 : group;
+    lists->offsets = dense ? nullptr : &listed;
+  }
   const int channels = padded_channels(head_dim, value_dim);
-  const DType dtype = floats ? DType::f32 : DType::bf16;
+  const HopperCut cut = forward ? plan_hopper_forward(p) : plan_hopper_backward(p, by_key);
   py::dict result;
-  result["kernel"] = name(plan_forward(dtype, aligned, channels, hopper, cut));
+  result["kernel"] = name(plan_kernel(p.dtype, aligned, channels, hopper, cut));
   result["consumers"] = cut.consumers;
   result["rows"] = cut.rows;
   result["pack"] = cut.pack;
-  result["columns"] = hopper_columns(channels, cut.consumers);
   result["tiles"] = cut.tiles;
+  if (forward) result["columns"] = hopper_columns(channels, cut.consumers);
   return result;
 }
 
 }  // namespace
 
 void add_attention_plans(py::module_& m) {
-  m.def("attention_cuda_plan", &attention_cuda_plan, py::kw_only(), py::arg("block_q") = 128,
-        py::arg("block_kv") = 128, py::arg("seq_q") = 4096, py::arg("head_dim") = 128,
-        py::arg("value_dim") = 128, py::arg("group") = 1, py::arg("dense") = false,
-        py::arg("shared_lists") = true, py::arg("floats") = false, py::arg("aligned") = true,
-        py::arg("hopper") = true,
-        "The kernel of a forward attention problem (`group` query heads a kv head), and its cut.");
+  m.def(
+      "attention_cuda_plan", &attention_cuda_plan, py::kw_only(), py::arg("part") = "forward",
+      py::arg("block_q") = 128, py::arg("block_kv") = 128, py::arg("seq_q") = 4096,
+      py::arg("seq_kv") = 4096, py::arg("head_dim") = 128, py::arg("value_dim") = 128,
+      py::arg("group") = 1, py::arg("dense") = false, py::arg("shared_lists") = true,
+      py::arg("floats") = false, py::arg("aligned") = true, py::arg("hopper") = true,
+      "The kernel of a part of an attention problem (`group` query heads a kv head), and its cut.");
 }
 
 }  // namespace fastops::binding

@@ -103,6 +103,20 @@ def merge() -> None:
     ops.token_select(torch.randint(9, (1, 300)).float(), 120, 5)
 
 
+def full_lists(
+    rows: int, columns: int, block: int, listed: int = 1, partial: int = 0
+) -> list[torch.Tensor]:
+    """A mask of every block, or none: lists by query, a pattern of bits for partial blocks, lists
+    by key."""
+    lists = []
+    for r, c in ((rows, columns), (columns, rows)):
+        offsets = torch.arange(r + 1) * c * listed
+        indices = torch.arange(c, dtype=torch.int32).repeat(r)
+        lists.append([offsets, indices, offsets * partial, torch.zeros_like(indices)])
+    bits = torch.randint(-(2**31), 2**31, (1, block * block // 32), dtype=torch.int32)
+    return [*lists[0], bits, *lists[1]]
+
+
 def attention() -> None:
     """Every kernel with more tiles than it holds, warps that share a list, several heads of one
     group, channels to fill, empty lists, with and without sinks and a bias. Hopper's first."""
@@ -111,24 +125,28 @@ def attention() -> None:
     bits = torch.randint(-(2**31), 2**31, (1, 128), dtype=torch.int32)
     mask = [torch.tensor([0, 25]), indices, torch.tensor([0, 9]), torch.zeros_like(indices), bits]
     ops.block_sparse_attention(q, k, v, mask, [128, 32, 1, 1], 0.1, None, None)
+    # Each part of its backward: more tiles than it holds, of two heads by key.
+    for queries, keys, wanted in ((70, 330, [1, 0, 0, 0, 0]), (330, 70, [0, 1, 1, 0, 1])):
+        q, grad = (torch.randn(1, 2, queries, 64).half() for _ in range(2))
+        k, v = (torch.randn(1, 1, keys, 64).half() for _ in range(2))
+        mask = full_lists(-(-queries // 64), -(-keys // 64), 64, partial=1)
+        rest = [64, 64, 1, 1], 0.1, None, torch.randn(1, 2, keys)
+        out, lse = ops.block_sparse_attention(q, k, v, mask[:5], *rest)
+        ops.block_sparse_attention_backward(
+            grad, None, q, k, v, out, lse, mask, *rest, [bool(w) for w in wanted]
+        )
     os.environ["FASTOPS_SM90"] = "0"
     for channels, block in [(64, 128), (72, 16), (33, 32)]:
         q, grad = (torch.randn(1, 2, 70, channels).half() for _ in range(2))
         k, v = (torch.randn(1, 1, 300, channels).half() for _ in range(2))
-        grid = (-(-70 // block), -(-300 // block))
-        bits = torch.randint(-(2**31), 2**31, (1, block * block // 32), dtype=torch.int32)
         for listed, partial in ((1, 1), (1, 0), (0, 0)):
-            lists = []
-            for rows, columns in (grid, grid[::-1]):
-                offsets = torch.arange(rows + 1) * columns * listed
-                indices = torch.arange(columns, dtype=torch.int32).repeat(rows)
-                lists.append([offsets, indices, offsets * partial, torch.zeros_like(indices)])
-            mask, shape = [*lists[0], bits], [block, block, 1, 1]
+            mask = full_lists(-(-70 // block), -(-300 // block), block, listed, partial)
+            shape = [block, block, 1, 1]
             sinks, bias = (torch.randn(2), torch.randn(1, 2, 300)) if partial else (None, None)
-            out, lse = ops.block_sparse_attention(q, k, v, mask, shape, 0.1, sinks, bias)
+            out, lse = ops.block_sparse_attention(q, k, v, mask[:5], shape, 0.1, sinks, bias)
             wanted = [True] * 3 + [bool(partial)] * 2
             ops.block_sparse_attention_backward(
-                grad, None, q, k, v, out, lse, mask + lists[1], shape, 0.1, sinks, bias, wanted
+                grad, None, q, k, v, out, lse, mask, shape, 0.1, sinks, bias, wanted
             )
 
 

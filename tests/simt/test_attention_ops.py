@@ -43,6 +43,7 @@ def check(
     bias: bool = False,
     scale: float | None = None,
     offset: int = 0,
+    batch: int = 2,
     backward: bool = True,
 ) -> set[str]:
     """Values, lse and gradients within the ratio rule; the kernels that ran. `own`: batch and heads
@@ -52,16 +53,16 @@ def check(
     def randn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    q = randn(2, heads[0], lengths[0], head_dim + offset).to(dtype)[..., offset:]
-    k = randn(2, lengths[1], heads[1], head_dim).to(dtype).transpose(1, 2)
-    v = randn(2, heads[1], lengths[1], value_dim).to(dtype)
+    q = randn(batch, heads[0], lengths[0], head_dim + offset).to(dtype)[..., offset:]
+    k = randn(batch, lengths[1], heads[1], head_dim).to(dtype).transpose(1, 2)
+    v = randn(batch, heads[1], lengths[1], value_dim).to(dtype)
     inputs = [q, k, v]
     inputs += [randn(heads[0])] if sinks else []
-    inputs += [randn(2, heads[0], lengths[1])] if bias else []
+    inputs += [randn(batch, heads[0], lengths[1])] if bias else []
     elements = None if own is None else random_mask((*own, *lengths), block, lengths[0])
     mask = None if own is None else BlockMask.from_element_mask(elements, block)
-    grad = randn(2, heads[0], lengths[0], value_dim).to(dtype)
-    grad_lse = randn(2, heads[0], lengths[0])
+    grad = randn(batch, heads[0], lengths[0], value_dim).to(dtype)
+    grad_lse = randn(batch, heads[0], lengths[0])
 
     def results(call, dtype: torch.dtype | None, mask) -> list[torch.Tensor]:
         given = [(t.to(dtype) if dtype else t).detach().requires_grad_() for t in inputs]
@@ -130,15 +131,61 @@ def test_hopper(dtype, head_dim, value_dim, heads, block) -> None:
     assert names == {"attention forward hopper"}
 
 
+BY_KEY, BY_QUERY = "attention backward hopper by key", "attention backward hopper by query"
+# Which parts of the backward have 64 rows to a tile: queries of packed heads, keys of one.
+HOPPER_BACKWARD_CUTS = [
+    ((2, 1), (32, 128), {BY_KEY, BY_QUERY}), ((4, 1), (16, 32), {BY_QUERY}),
+    ((1, 1), (16, 64), {BY_KEY}), ((1, 1), (128, 128), {BY_KEY, BY_QUERY}),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 64), (40, 128)])
+def test_hopper_backward(dtype, head_dim, value_dim) -> None:
+    """Lists of more than five tiles both ways, whole, partial and empty blocks, ragged ends, two
+    heads that share keys."""
+    names = check(dtype, head_dim, value_dim, (520, 456), (2, 1), (64, 64), batch=1)
+    assert names == {"attention forward hopper", "attention delta", BY_KEY, BY_QUERY}
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(("heads", "block", "parts"), HOPPER_BACKWARD_CUTS)
+def test_hopper_backward_cuts(heads, block, parts) -> None:
+    names = check(torch.float16, 128, 72, (block[0] + 330, 460), heads, block, batch=1)
+    assert names & {BY_KEY, BY_QUERY} == parts
+
+
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("own", [None, (1, 4), (2, 1), (2, 4)])
 def test_hopper_heads_and_scores(own) -> None:
-    options = {"own": own, "sinks": True, "bias": True, "backward": False}
+    options = {"own": own, "sinks": True, "bias": True}
     names = check(torch.bfloat16, 64, 64, (130, 200), (4, 2), (64, 64), **options)
-    assert names == {"attention forward hopper"}
+    rest = {"attention delta", "attention sink gradient"}
+    assert names == {"attention forward hopper", BY_KEY, BY_QUERY} | rest
     names = check(torch.float16, 32, 48, (33, 150), (4, 1), (16, 16), scale=-0.3, **options)
     shared = own is None or own[1] == 1
-    assert names == {"attention forward hopper" if shared else "attention forward"}
+    assert names >= {"attention forward hopper" if shared else "attention forward"}
+    assert (BY_QUERY in names) == shared
+    assert (BY_KEY in names) == (own is None)
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(
+    "wanted", [(True, False, False), (False, True, False), (False, False, True)]
+)
+def test_hopper_leaves_out_gradients_that_nobody_wants(wanted) -> None:
+    tensors = [torch.randn(1, 1, 140, 64).half() for _ in range(3)]
+    given = [t.requires_grad_(w) for t, w in zip(tensors, wanted, strict=True)]
+    for t in given:
+        t.grad = None
+    fastops.block_sparse_attention(*given, BlockMask.causal(140, 64)).sum().backward()
+    names = launched()
+    assert (BY_QUERY in names, BY_KEY in names) == (wanted[0], wanted[1] or wanted[2])
+    got = next(t.grad for t in given if t.requires_grad)
+    every = [t.detach().requires_grad_() for t in tensors]
+    fastops.block_sparse_attention(*every, BlockMask.causal(140, 64)).sum().backward()
+    assert got.equal(every[wanted.index(True)].grad)
 
 
 @pytest.mark.usefixtures("hopper")
@@ -149,6 +196,15 @@ def test_hopper_leaves_what_it_cannot_address() -> None:
         assert launched() == {"attention forward"}
     fastops.block_sparse_attention(q, k[:, :1], k[:, :1])
     assert launched() == {"attention forward hopper"}
+    x = q.requires_grad_()
+    out = fastops.block_sparse_attention(x, k[:, :1], k[:, :1])
+    for grad, part in (
+        (torch.ones_like(out), BY_QUERY),
+        (out[:, :1].detach(), "attention backward by query"),
+    ):
+        launched()
+        torch.autograd.grad(out, x, grad.expand_as(out), retain_graph=True)
+        assert launched() == {"attention delta", part}
 
 
 @pytest.mark.parametrize("block", [(16, 32), (64, 16), (128, 128)])
@@ -196,7 +252,25 @@ def test_nothing_to_attend_to(dtype) -> None:
 
 
 @pytest.mark.usefixtures("hopper")
-@pytest.mark.parametrize("block", [16, 64])  # of 64: Hopper's forward
+def test_hopper_nothing_to_attend_to() -> None:
+    """Empty lists, and lists of empty rows: a gradient of 0, of the bias too, is written."""
+    q, k, v = (torch.randn(1, 2, n, 64).half() for n in (70, 140, 140))
+    nothing = torch.zeros(70, 140, dtype=torch.bool)
+    one = nothing.clone()
+    one[3, 5] = True  # alone: a weight of 1, whose gradient is 0
+    for elements in (nothing, one):
+        mask = BlockMask.from_element_mask(elements, 64)
+        given = [t.detach().requires_grad_() for t in (q, k, v, torch.randn(1, 2, 140))]
+        out = fastops.block_sparse_attention(*given[:3], mask, key_bias=given[3])
+        grads = torch.autograd.grad(out, given, torch.ones_like(out))
+        assert launched() >= {BY_KEY, BY_QUERY}
+        assert all(g.abs().max() < 1e-2 for g in (grads[0], grads[1], grads[3]))
+        kept = elements.sum(0).half()[:, None].expand(140, 64)
+        assert (grads[2] - kept).abs().max() < 1e-2
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("block", [16, 64])  # of 64: Hopper's kernels
 def test_edited_lists_stay_in_bounds(block) -> None:
     length = 4 * block + 6
     q = torch.randn(1, 1, length, 64).half()
@@ -213,13 +287,18 @@ def test_edited_lists_stay_in_bounds(block) -> None:
 
 
 @pytest.mark.usefixtures("hopper")
-@pytest.mark.parametrize("block", [16, 64])  # of 64: Hopper's forward
+@pytest.mark.parametrize("block", [16, 64])  # of 64: Hopper's kernels
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_same_bits_again(dtype, block) -> None:
-    q = torch.randn(1, 2, 70, 64).to(dtype)
-    mask = BlockMask.causal(70, block)
-    first = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)
+    q = torch.randn(1, 2, 140, 64).to(dtype)
+    grad = torch.randn_like(q)
+    mask = BlockMask.causal(140, block)
+
+    def results() -> list[torch.Tensor]:
+        given = [q.detach().requires_grad_() for _ in range(3)]
+        out, lse = fastops.block_sparse_attention(*given, mask, return_lse=True)
+        return [out, lse, *torch.autograd.grad(out, given, grad)]
+
+    first = results()
     emulator().simt_configure(2, 1, 99)
-    again = fastops.block_sparse_attention(q, q, q, mask, return_lse=True)
-    assert first[0].equal(again[0])
-    assert first[1].equal(again[1])
+    assert all(a.equal(b) for a, b in zip(first, results(), strict=True))

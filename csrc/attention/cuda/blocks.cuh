@@ -159,6 +159,18 @@ __device__ __forceinline__ unsigned row_bits(const BlockMask& mask, const Slots&
   return keep;
 }
 
+// The same with queries as columns: which of 16 keys, from `r` of the block on, count for column c.
+__device__ __forceinline__ unsigned column_bits(const BlockMask& mask, const Slots& slots, int c,
+                                                int shift, int64_t length, int r) {
+  const Slot s = slots.slot[c >> shift];
+  const int64_t query = slots.element(c, shift);
+  if (s.start < 0 || query >= length) return 0;
+  if (s.pattern == kWhole) return 0xffffu;
+  const int block_q = int(mask.block_q), block_kv = int(mask.block_kv);
+  const int bit = (int(query) & (block_q - 1)) * block_kv + r;
+  return mask.bits[int64_t{s.pattern} * (block_q * block_kv / 32) + bit / 32] >> bit % 32;
+}
+
 // Whether one element counts: row r of its block, and element `offset` of a slot.
 template <bool kByKey>
 __device__ __forceinline__ bool keeps(const BlockMask& mask, Slot s, int offset, int64_t length,

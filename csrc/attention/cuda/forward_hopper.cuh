@@ -10,16 +10,13 @@
 // probabilities. Global: each listed row of K and V once per block, whole boxes at a time.
 #pragma once
 
-#include "attention/cuda/blocks.cuh"
-#include "attention/cuda/heuristics.h"
+#include "attention/cuda/hopper_tile.cuh"
 #include "cuda/ptx/bulk_copy.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/memory.cuh"
-#include "cuda/ptx/registers.cuh"
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/wgmma.cuh"
-#include "cuda/tile/vector.cuh"
 
 namespace fastops::attention::cuda {
 
@@ -48,19 +45,6 @@ struct HopperTile {
     return shared + kBarriersAt + 8 * which;
   }
 };
-
-// Where a block's rows are: `pack` heads from h on, `rows` each from `first` on. Asked for again at
-// the end rather than kept in registers.
-struct HopperPlace {
-  int b, h, first;
-};
-__device__ __forceinline__ HopperPlace place_of(const ForwardParams& p, const HopperCut& cut,
-                                                unsigned block) {
-  // The last rows first: under a causal mask they are the longest.
-  const unsigned groups = unsigned(p.heads) / unsigned(cut.pack), all = unsigned(p.batch) * groups;
-  const unsigned tile = unsigned(cut.tiles) - 1 - block / all;
-  return {int(block % all / groups), int(block % groups) * cut.pack, int(tile) * cut.rows};
-}
 
 // The first warp: copies the queries, then K and V of every tile, a lane for each slot. What a list
 // leaves of its tiles comes first, as slots that hold nothing (boxes past the end, which arrive as
@@ -128,51 +112,6 @@ struct HopperRows {
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
 };
 
-// Scores in units of log2 where there is a bias or a scale that is not positive.
-template <int kColumns>
-__device__ __forceinline__ void scale_scores(float (&scores)[kColumns / 2], const ForwardParams& p,
-                                             const Slots& slots, int shift, const float* bias) {
-  const int t = int(threadIdx.x) % 4;
-#pragma unroll
-  for (int n = 0; n < kColumns; n += 8) {
-    const int start = slots.slot[n >> shift].start, key = start + (n & ((1 << shift) - 1)) + 2 * t;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const bool real = bias && start >= 0 && key + i < int(p.seq_kv);
-      const float add = real ? bias[(key + i) * p.key_bias_stride[2]] * kLog2e : 0.f;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float& s = scores[n / 2 + 2 * half + i];
-        s = s * (p.scale * kLog2e) + add;
-      }
-    }
-  }
-}
-
-// -inf where scores do not count. A warp has 16 rows, from `row` of the block of queries on: each
-// lane reads the bits of one of them, of a half of the columns.
-template <int kColumns>
-__device__ __forceinline__ void mask_scores(float (&scores)[kColumns / 2], const ForwardParams& p,
-                                            const Slots& slots, int shift, int row) {
-  const int lane = int(threadIdx.x) % 32, t = lane % 4;
-  unsigned words[kColumns / 64];
-#pragma unroll
-  for (int i = 0; i < kColumns / 64; ++i)
-    words[i] = row_bits(p.mask, slots, i * 64 + lane / 16 * 32, ptx::opaque(shift), p.seq_kv,
-                        row + lane % 16);
-#pragma unroll
-  for (int n = 0; n < kColumns; n += 32)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const unsigned keep =
-          __shfl_sync(kAllLanes, words[n / 64], n / 32 % 2 * 16 + half * 8 + lane / 4) >> (2 * t);
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-        if (!(keep >> (i / 2 * 8 + i % 2) & 1))
-          scores[n / 2 + i / 2 * 4 + 2 * half + i % 2] = -INFINITY;
-    }
-}
-
 // scores become probabilities, against the maxima so far; `by`: what earlier sums are worth now.
 template <int kCount>
 __device__ __forceinline__ void exponentials(float (&scores)[kCount], HopperRows& rows,
@@ -197,15 +136,6 @@ __device__ __forceinline__ void exponentials(float (&scores)[kCount], HopperRows
   }
 }
 
-// The next a: what accumulators hold is, pair by pair, what it wants.
-template <typename T, int kCount>
-__device__ __forceinline__ void pack_probabilities(unsigned (&packed)[kCount / 8][4],
-                                                   const float (&scores)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount / 2; ++i)
-    packed[i / 4][i % 4] = fastops::cuda::pack2(T(), scores[2 * i], scores[2 * i + 1]);
-}
-
 template <typename T, int kD, int kConsumers>
 __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
                                   HopperTile<kD, kConsumers>::kBlocksPerSm)
@@ -220,9 +150,9 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   const int lane = int(threadIdx.x) % 32,
             warp = int(threadIdx.x) / 32 - 4;  // of those that multiply
 
-  const HopperPlace place = place_of(p, cut, blockIdx.x);
+  const HopperPlace place = place_of<true>(p.batch, p.heads, cut, blockIdx.x);
   const List list(p.mask.by_query, p.mask, place.b, place.h, place.first >> shift_of(cut.rows),
-                  cut.block_kv, kColumns, p.seq_kv);
+                  cut.block_listed, kColumns, p.seq_kv);
   const int shift = list.shift(), per_tile = kColumns >> shift;
   const int steps = (list.slots() + per_tile - 1) / per_tile;
 
@@ -282,7 +212,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   const auto probabilities = [&](int step) {
     const Slots& slots = ring[step % Tile::kRing];
     if (scaled) scale_scores<kColumns>(scores, p, slots, shift, bias);
-    if (slots.masked) mask_scores<kColumns>(scores, p, slots, shift, first_row);
+    if (slots.masked) mask_keys<kColumns>(scores, p, slots, shift, first_row, -INFINITY);
     exponentials(scores, rows, by, factor);
   };
 
@@ -300,7 +230,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
     }
     probabilities(0);
     ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere), 0);
-    pack_probabilities<T>(packed, scores);
+    pack_pairs<T>(packed, scores);
 #pragma unroll 1
     for (int step = 1; step < steps; ++step) {
       const int stage = step & 1, parity = step >> 1 & 1;
@@ -329,7 +259,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
       }
 #pragma unroll
       for (int i = 0; i < kD / 2; ++i) out[i] *= by[i / 2 % 2];
-      pack_probabilities<T>(packed, scores);
+      pack_pairs<T>(packed, scores);
     }
     ptx::wgmma_hold(out);
     ptx::wgmma_fence();
@@ -339,7 +269,8 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
     ptx::wgmma_hold(out);
   }
 
-  const HopperPlace to = place_of(p, cut, unsigned(ptx::opaque(int(blockIdx.x))));
+  const HopperPlace to =
+      place_of<true>(p.batch, p.heads, cut, unsigned(ptx::opaque(int(blockIdx.x))));
   const int64_t head = to.h + (of_tile >> rows_shift);
   const float sink = p.sinks ? p.sinks[head] * kLog2e : -INFINITY;
   T* out_head = head_of<T>(p.out, to.b, head);
@@ -356,12 +287,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
     if (lane % 4 == 0)
       p.lse[(int64_t{to.b} * p.heads + head) * p.seq_q + r] =
           all == 0.f ? -INFINITY : (base + log2f(all)) * kLn2;
-#pragma unroll
-    for (int n = 0; n < kD / 8; ++n)
-      if (n * 8 < p.value_dim)
-        *reinterpret_cast<unsigned*>(out_head + r * p.out.stride[2] + n * 8 + lane % 4 * 2) =
-            fastops::cuda::pack2(T(), out[n * 4 + 2 * half] * scale,
-                                 out[n * 4 + 2 * half + 1] * scale);
+    store_row<T, kD>(out_head + r * p.out.stride[2], out, half, scale, int(p.value_dim));
   }
 }
 

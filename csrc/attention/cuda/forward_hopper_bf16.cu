@@ -1,4 +1,4 @@
-#include "attention/cuda/launch_hopper.cuh"
+#include "attention/cuda/launch_forward_hopper.cuh"
 
 namespace fastops::attention::cuda {
 

@@ -41,43 +41,61 @@ constexpr Cut plan_cut(int64_t block_rows, int rows, int columns, size_t row_byt
   return cut;
 }
 
-// How a thread block of the Hopper forward cuts the work: one or two warpgroups of 64 rows that
-// multiply. `pack` heads that share a list and keys, `rows` of each, lie in one tile.
+// How a thread block of the Hopper forward, or a team of the backward, cuts the work: one or two
+// warpgroups of 64 rows that multiply. `pack` heads that share a list and what it names, `rows` of
+// each, lie in one tile.
 struct HopperCut {
   int consumers = 0;  // 0: too few rows share a list; tensor cores would mostly multiply zeros
   int rows = 0, pack = 1;
-  int block_kv = 0;
+  int block_listed = 0;
   int64_t tiles = 0;  // of a head's rows
 };
 
-// Listed columns of a tile. With one consumer two blocks share an SM: at 128 channels that leaves
-// shared memory for 64.
+// Listed columns of a tile of the forward. With one consumer two blocks share an SM: at 128
+// channels that leaves shared memory for 64.
 constexpr int hopper_columns(int channels, int consumers) {
   return channels == 128 && consumers == 1 ? 64 : 128;
 }
 
-// `block_q`, `block_kv`: of the mask, `dense` where everything is kept and blocks may be of any
-// size; `group`: query heads of a kv head; `shared_lists`: these have the same lists.
-constexpr HopperCut plan_hopper(int64_t block_q, int64_t block_kv, bool dense, int64_t seq_q,
-                                int64_t group, bool shared_lists) {
+// `block_rows`, `block_listed`: of the mask, `dense` where everything is kept and blocks may be of
+// any size; `length`: how many rows there are; `group`: heads of rows that share what is listed;
+// `shared_lists`: these have the same lists; `most`: warpgroups.
+constexpr HopperCut plan_hopper(int64_t block_rows, int64_t block_listed, bool dense,
+                                int64_t length, int64_t group, bool shared_lists, int most) {
   HopperCut cut;
-  cut.rows = int(block_q);
-  cut.block_kv = dense ? 128 : int(block_kv);
+  cut.rows = int(block_rows < 64 * most ? block_rows : 64 * most);
+  cut.block_listed = dense ? 128 : int(block_listed);
   if (dense) {
     cut.rows = 16;
-    while (cut.rows < 128 && cut.rows < seq_q) cut.rows *= 2;
+    while (cut.rows < 64 * most && cut.rows < length) cut.rows *= 2;
   }
   const auto packs = [&](int pack) {
     return pack <= group && group % pack == 0 && (pack == 1 || dense || shared_lists);
   };
-  for (int consumers = 2; consumers > 0 && cut.consumers == 0; --consumers) {
+  for (int consumers = most; consumers > 0 && cut.consumers == 0; --consumers) {
     const int pack = 64 * consumers / cut.rows;
     if (pack < 1 || !packs(pack)) continue;
     cut.consumers = consumers;
     cut.pack = pack;
   }
-  cut.tiles = (seq_q + cut.rows - 1) / cut.rows;
+  cut.tiles = (length + cut.rows - 1) / cut.rows;
   return cut;
+}
+
+// Of the forward: two warpgroups where there are rows for them.
+constexpr HopperCut plan_hopper_forward(const Problem& p) {
+  return plan_hopper(p.mask.block_q, p.mask.block_kv, p.mask.by_query.offsets == nullptr, p.seq_q,
+                     p.heads / p.kv_heads, p.mask.by_query.heads == 1, 2);
+}
+
+// Of a team of either part of the backward: one. By key the heads of a group are listed one after
+// the other, so none are packed.
+constexpr HopperCut plan_hopper_backward(const Problem& p, bool by_key) {
+  if (by_key)
+    return plan_hopper(p.mask.block_kv, p.mask.block_q, p.mask.by_key.offsets == nullptr, p.seq_kv,
+                       1, false, 1);
+  return plan_hopper(p.mask.block_q, p.mask.block_kv, p.mask.by_query.offsets == nullptr, p.seq_q,
+                     p.heads / p.kv_heads, p.mask.by_query.heads == 1, 1);
 }
 
 enum class Kernel {
@@ -95,9 +113,10 @@ constexpr Kernel plan_kernel(DType dtype, bool aligned) {
   return dtype != DType::f32 && aligned ? Kernel::mma : Kernel::plain;
 }
 
-// `hopper`: it may be chosen here, and TMA can address q, k and v.
-constexpr Kernel plan_forward(DType dtype, bool aligned, int channels, bool hopper,
-                              const HopperCut& cut) {
+// Of the forward, or of a part of the backward up to kMmaBackwardChannels. `hopper`: it may be
+// chosen here, and TMA can address what it copies.
+constexpr Kernel plan_kernel(DType dtype, bool aligned, int channels, bool hopper,
+                             const HopperCut& cut) {
   const Kernel kernel = plan_kernel(dtype, aligned);
   const bool fits = hopper && channels <= kHopperChannels && cut.consumers > 0;
   return kernel == Kernel::mma && fits ? Kernel::hopper : kernel;

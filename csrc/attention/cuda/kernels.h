@@ -19,12 +19,21 @@ void backward_bf16(const BackwardParams& p, void* stream);
 // Defined in files that only sm_90 compiles.
 void forward_hopper_f16(const ForwardParams& p, const HopperCut& cut, void* stream);
 void forward_hopper_bf16(const ForwardParams& p, const HopperCut& cut, void* stream);
+void backward_hopper_f16(const BackwardParams& p, const HopperCut& cut, bool by_key, void* stream);
+void backward_hopper_bf16(const BackwardParams& p, const HopperCut& cut, bool by_key, void* stream);
 #else
 inline void forward_hopper_f16(const ForwardParams&, const HopperCut&, void*) {
   fail("fastops.block_sparse_attention: this build has no sm_90 kernels");
 }
 inline void forward_hopper_bf16(const ForwardParams& p, const HopperCut& cut, void* stream) {
   forward_hopper_f16(p, cut, stream);
+}
+inline void backward_hopper_f16(const BackwardParams&, const HopperCut&, bool, void*) {
+  fail("fastops.block_sparse_attention: this build has no sm_90 kernels");
+}
+inline void backward_hopper_bf16(const BackwardParams& p, const HopperCut& cut, bool by_key,
+                                 void* stream) {
+  backward_hopper_f16(p, cut, by_key, stream);
 }
 #endif
 

@@ -6,6 +6,7 @@
 #include "attention/cuda/backward_rows.cuh"
 #include "attention/cuda/kernels.h"
 #include "attention/cuda/tiles.h"
+#include "cuda/hopper.h"
 #include "cuda/launch.h"
 
 namespace fastops::attention::cuda {
@@ -52,7 +53,15 @@ void run_part(const BackwardParams& p, void* stream) {
                        aligned_rows(p.grad_q, p.head_dim) && aligned_rows(p.grad_k, p.head_dim) &&
                        aligned_rows(p.grad_v, p.value_dim);
   if constexpr (sizeof(T) == 2) {
-    if (plan_kernel(p.dtype, aligned) == Kernel::mma && channels <= kMmaBackwardChannels) {
+    const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info()) &&
+                        tma_addresses(p) && tma_addresses(p.grad_out, p.batch, p.heads, p.seq_q);
+    const HopperCut cut = plan_hopper_backward(p, kByKey);
+    const Kernel kernel = plan_kernel(p.dtype, aligned, channels, hopper, cut);
+    if (kernel == Kernel::hopper) {
+      if (p.dtype == DType::f16) return backward_hopper_f16(p, cut, kByKey, stream);
+      return backward_hopper_bf16(p, cut, kByKey, stream);
+    }
+    if (kernel == Kernel::mma && channels <= kMmaBackwardChannels) {
       if (channels == 64) return run_backward_mma<T, 64, kByKey>(p, stream);
       return run_backward_mma<T, 128, kByKey>(p, stream);
     }

@@ -48,10 +48,8 @@ void run_forward(const ForwardParams& p, void* stream) {
   const bool aligned = aligned_rows(p) && aligned_rows(p.out, p.value_dim);
   if constexpr (sizeof(T) == 2) {
     const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info());
-    const HopperCut cut =
-        plan_hopper(p.mask.block_q, p.mask.block_kv, p.mask.by_query.offsets == nullptr, p.seq_q,
-                    p.heads / p.kv_heads, p.mask.by_query.heads == 1);
-    const Kernel kernel = plan_forward(p.dtype, aligned, channels, hopper && tma_addresses(p), cut);
+    const HopperCut cut = plan_hopper_forward(p);
+    const Kernel kernel = plan_kernel(p.dtype, aligned, channels, hopper && tma_addresses(p), cut);
     if (kernel == Kernel::hopper) {
       if (p.dtype == DType::f16) return forward_hopper_f16(p, cut, stream);
       return forward_hopper_bf16(p, cut, stream);
