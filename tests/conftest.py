@@ -53,6 +53,8 @@ NOT_EMULATED = {
     "test_determinism::test_threads",
     "test_edges::test_longest",
     "test_edges::test_many_maxima",
+    "test_forward::test_column_blocks",
+    "test_large::test_columns_larger_than_the_cache",
     "test_large::test_outputs_larger_than_the_cache",
     "test_large::test_row_of_16m",
     "test_large::test_rows_beyond_any_scratch",

@@ -60,7 +60,7 @@ def test_repeats(dtype, shape, dim, repeats, device, threads):
     "shape, dim",
     [((1, 5), -1), ((33, 700), -1), ((1, 40_001), -1), ((1, 300_001), -1), ((2, 700_001), -1),
      ((3, 150_001), -1), ((100_001, 3), -1), ((5, 77, 130), 1), ((2, 30_001, 3), 1),
-     ((300_001, 1), 0)],
+     ((300_001, 1), 0), ((3, 77, 161), 1), ((1, 5000, 130), 1)],
 )  # fmt: skip
 def test_threads(shape, dim, dtype, device, threads):
     """Work is split by size, never by how many threads there are."""

@@ -5,7 +5,15 @@ import itertools
 import pytest
 import torch
 
-from tests.numerics import DENSE_LAYOUTS, EXPANDED_LAYOUTS, FLOATS, LAYOUTS, Guarded, lay_out
+from tests.numerics import (
+    DENSE_LAYOUTS,
+    EXPANDED_LAYOUTS,
+    FLOATS,
+    LAYOUTS,
+    Guarded,
+    lay_out,
+    same_bits,
+)
 from tests.softmax.oracle import ALGORITHMS, KINDS, Problem, op
 from tests.softmax.samples import randn
 
@@ -105,9 +113,29 @@ def test_output_layout_follows_x(layout, device):
 def test_columns(dtype, device):
     """The reduced dim is not the innermost: vectors run across rows, with odd remainders."""
     shapes = [(9, 1, 3), (4, 33, 65), (3, 500, 18), (2, 1500, 7), (1, 70, 1029), (2, 20_001, 3),
-              (65, 3, 64), (1, 4099, 130)]  # fmt: skip
+              (65, 3, 64), (1, 4099, 130), (1, 33_000, 33)]  # fmt: skip
     for shape, kind in itertools.product(shapes, KINDS):
         Problem(x=randn(*shape, dtype=dtype, device=device, spread=3), dim=1).check_all(kind)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("width", [31, 32, 33, 63, 65, 96, 127, 129, 161, 288])
+def test_column_blocks(width, dtype, device):
+    """Rows that are neighbours in memory, around whole blocks of them, n around a group of their
+    elements: a block that overlaps another keeps to its rows, in place too."""
+    for n, layout in itertools.product((2, 15, 17, 50), ("contiguous", "odd start", "padded rows")):
+        values = randn(3, n, width, dtype=dtype, device=device, spread=4)
+        values[1, :, 0] = values[2, : n - 1, width - 1] = -torch.inf
+        values[0, n - 1, width // 2] = torch.nan
+        problem = Problem(x=values, dim=1, scale=0.7, zero_masked_rows=width % 2 == 0)
+        args = problem.forward_args()
+        x = lay_out(values, layout)
+        out = Guarded(tuple(x.shape), dtype, layout, device=device)
+        op("softmax").out(x, [1], out=out.tensor, **args)
+        out.assert_intact()
+        problem.check("softmax", out.tensor)
+        op("softmax").out(x, [1], out=x, **args)
+        assert same_bits(x, out.tensor)
 
 
 @pytest.mark.parametrize("rank", [4, 5, 6])

@@ -209,3 +209,18 @@ def test_outputs_larger_than_the_cache(dtype, device):
         dx[::500], rows, **tolerance | {"atol": 1e-6 if dtype.itemsize > 2 else 1e-4}
     )
     assert same_bits(out, op("softmax").out(x, [-1], out=x))  # in place, the last use of x
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(5, 33, 32_768), (5, 150, 6432), (9, 300, 2001), (3, 7000, 288)])
+def test_columns_larger_than_the_cache(shape, dtype, device):
+    """Whole lines of neighbouring rows may be streamed around the cache too."""
+    x = randn(*shape, dtype=dtype, device=device)
+    out = op("softmax")(x, [1])
+    expected = torch.stack([op("softmax")(a, [0]) for a in x])
+    torch.testing.assert_close(out, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    ones = torch.ones(shape[0], shape[2], dtype=torch.float64, device=device)
+    total = out.sum(1, dtype=torch.float64)
+    torch.testing.assert_close(total, ones, rtol=8 * torch.finfo(dtype).eps, atol=0)
+    assert same_bits(out, op("softmax").out(x, [1], out=x))

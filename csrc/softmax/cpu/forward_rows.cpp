@@ -82,15 +82,10 @@ void run_plain_kind(const ForwardParams& p) {
   run_plain_rows<Kind::softmax, kShort, Load, Store>(p);
 }
 
-// No operand but x, and a scale that keeps the order of the scores.
-bool plain(const ForwardParams& p) {
-  return !p.mask && !p.bias && !p.lengths && !p.row_scale && !p.causal && p.scale > 1e-20 &&
-         p.scale < 1e20;
-}
-
 // True if a plain kernel took the job.
 bool run_plain(const ForwardParams& p) {
-  if (!plain(p) || p.x.dtype == DType::f64 || (p.out && p.out.dtype == DType::f64)) return false;
+  if (!plain_scores(p) || p.x.dtype == DType::f64 || (p.out && p.out.dtype == DType::f64))
+    return false;
   return with_float(p.x.dtype, [&](auto in) {
     using In = decltype(in);
     if constexpr (__is_same(In, double)) {

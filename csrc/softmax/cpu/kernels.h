@@ -6,11 +6,13 @@
 
 namespace fastops::softmax::cpu {
 
-// rows:   one reduced dim, contiguous in x and out (y, dy and dx)
-// tiles:  everything else, rows side by side
+// rows:    one reduced dim, contiguous in x and out (y, dy and dx)
+// columns: softmax alone, rows that are neighbours in x and out
+// tiles:   everything else, rows side by side
 #define FASTOPS_SOFTMAX_KERNELS(isa)            \
   namespace isa {                               \
   void forward_rows(const ForwardParams& p);    \
+  void forward_columns(const ForwardParams& p); \
   void forward_tiles(const ForwardParams& p);   \
   void backward_rows(const BackwardParams& p);  \
   void backward_tiles(const BackwardParams& p); \
@@ -22,6 +24,7 @@ FASTOPS_SOFTMAX_KERNELS(avx512)
 
 struct Kernels {
   void (*forward_rows)(const ForwardParams&);
+  void (*forward_columns)(const ForwardParams&);
   void (*forward_tiles)(const ForwardParams&);
   void (*backward_rows)(const BackwardParams&);
   void (*backward_tiles)(const BackwardParams&);

@@ -11,6 +11,12 @@ inline int64_t clamp_length(int64_t length, int64_t n) {
   return length < 0 ? 0 : length < n ? length : n;
 }
 
+// No operand but x, and a scale that keeps the order of the scores.
+inline bool plain_scores(const ForwardParams& p) {
+  return !p.mask && !p.bias && !p.lengths && !p.row_scale && !p.causal && p.scale > 1e-20 &&
+         p.scale < 1e20;
+}
+
 // A walk over the rows in order. offset(strides) is the row's place in an operand, in elements.
 class RowCursor {
  public:
