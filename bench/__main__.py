@@ -35,7 +35,7 @@ from .peers import registry
 
 EFFORT = {
     Density.quick: Effort(0.15, min_rounds=5),
-    Density.overview: Effort(0.4),
+    Density.overview: Effort(0.3),
     Density.standard: Effort(0.4),
     Density.full: Effort(0.8, min_rounds=11),
 }
