@@ -277,7 +277,7 @@ class Columns {
 void forward_columns(const ForwardParams& p) {
   // Half results hide the error of a shorter polynomial.
   switch (p.x.dtype) {
-    case DType::bf16: return Columns<fastops::cpu::bf16, 3>(p).run();
+    case DType::bf16: return Columns<fastops::cpu::bf16, 4>(p).run();
     case DType::f16: return Columns<fastops::cpu::f16, 4>(p).run();
     default: return Columns<float, 5>(p).run();
   }
