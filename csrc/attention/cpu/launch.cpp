@@ -123,8 +123,8 @@ QueryParts plan_parts(const BackwardParams& p, Unit unit) {
   parts.channels = (p.head_dim + 31) / 32 * 32;
   const int64_t bytes = p.heads / p.kv_heads * p.seq_q * parts.channels * int64_t(sizeof(float));
   const int64_t rows = p.mask.by_key.rows;
-  if (!p.grad_q.data || !p.grad_k.data || !p.grad_v.data || rows == 0 || bytes == 0 ||
-      bytes > kPackedBytes || (unit == Unit::matrix && p.dtype == DType::bf16))
+  if (!p.grad_q.data || rows == 0 || bytes == 0 || bytes > kPackedBytes ||
+      (unit == Unit::matrix && p.dtype == DType::bf16))
     return {nullptr, 0, 0, 1, 0};
   const int64_t most =
       std::min({kMostParts, kPackedBytes / bytes, std::max<int64_t>(p.seq_kv / kKeysEach, 1)});
@@ -169,9 +169,9 @@ void backward(const BackwardParams& p) {
   fastops::cpu::parallel_for(0, rows, 256, [&](int64_t b, int64_t e) { k.delta(p, b, e); });
   if (p.grad_sinks) grad_sinks(p);
   const QueryParts parts = plan_parts(p, k.unit);
-  const bool keys = p.grad_k.data || p.grad_v.data || p.grad_key_bias;
   const bool queries = p.grad_q.data && parts.count == 0;  // by themselves
-  if (!p.grad_q.data && !keys) return;
+  const bool keys = parts.count > 0 || p.grad_k.data || p.grad_v.data || p.grad_key_bias;
+  if (!queries && !keys) return;
   const int64_t d = p.head_dim, dv = p.value_dim;
   const int64_t part_bytes =
       parts.count * group * p.seq_q * parts.channels * int64_t(sizeof(float));
