@@ -264,11 +264,14 @@ int Machine::pick_lane(uint32_t ready) {
   return 0;
 }
 
-// The running warp goes on while it can, then the next one in turn (at random: any).
+// The running warp goes on while it can, then the next one in turn (at random: any). But not for
+// ever: on hardware every warp gets its turn while another polls what it is to write.
 Thread* Machine::next() {
+  constexpr int kLongestTurn = 1 << 16;  // switches between lanes
   const bool random_order = config().order == Order::random;
   Warp* warp = current_warp_;
-  if (!warp || !warp->ready || random_order) {
+  if (!warp || !warp->ready || random_order || ++turn_ == kLongestTurn) {
+    turn_ = 0;
     const bool down = config().order == Order::descending;
     const size_t start = random_order ? random() % warp_count
                          : warp       ? size_t(warp->number)
