@@ -276,7 +276,7 @@ class Machine {
   bool fibers_stale_ = true;
   bool abandoned_ = false;
   Warp* current_warp_ = nullptr;
-  int turn_ = 0;  // how long it has gone on
+  int turn_ = 0;                 // how long it has gone on
   std::vector<uint64_t> order_;  // of the clusters
   size_t live_ = 0;
   // Cluster barrier: arrivals in the running phase, phases completed, and the clocks each phase

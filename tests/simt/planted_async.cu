@@ -304,6 +304,23 @@ __global__ void last_block_sums(const float* x, float* out) {
   }
 }
 
+// Each warp polls, without ever waiting, what the other is to count: neither may keep its turn.
+__global__ void warps_that_poll(const float*, float* out) {
+  auto* counter = reinterpret_cast<unsigned*>(out + 1000);
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) atomicAdd(counter, 1u);
+  for (unsigned all = 0; all < 2;)
+    all = __shfl_sync(~0u, lane == 0 ? atomicAdd(counter, 0u) : 0u, 0);
+  out[threadIdx.x] = float(threadIdx.x);
+}
+
+void run_warps_that_poll() {
+  Buffers b(64, 1024, simt::Access::read_write);
+  b.out[1000] = 0.0f;
+  run(warps_that_poll, 1, 64, 0, 1, b.x, b.out);
+  for (int i = 0; i < 64; ++i) require(b.out[i] == float(i));
+}
+
 template <bool kFenceBefore, bool kFenceAfter>
 void run_last_block() {
   Buffers b(256, 1024, simt::Access::read_write);
@@ -372,6 +389,7 @@ std::vector<Case> planted::async_cases() {
       plain("remote_arrive_no_fence", "proxy-fence", remote_arrive<false, true>, pair),
       plain("remote_arrive_no_barrier", "cluster-protocol|mbarrier-protocol",
             remote_arrive<true, false>, pair),
+      {"warps_that_poll", "", run_warps_that_poll},
       {"last_block_sums", "", run_last_block<true, true>},
       {"last_block_no_release", "block-race", run_last_block<false, true>},
       {"last_block_no_acquire", "block-race", run_last_block<true, false>},
