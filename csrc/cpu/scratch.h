@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace fastops::cpu {
 
@@ -10,4 +11,33 @@ namespace fastops::cpu {
 // the thread's next call. Throws std::bad_alloc.
 void* thread_scratch(size_t bytes);
 
+namespace {
+
+// Cuts scratch into pieces of whole cache lines; without any, counts what they take.
+class ScratchPieces {
+ public:
+  explicit ScratchPieces(void* base = nullptr) : base_(static_cast<char*>(base)) {}
+  template <typename T>
+  T* take(int64_t count) {
+    const int64_t at = bytes_;
+    bytes_ += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+    return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  char* base_;
+  int64_t bytes_ = 0;
+};
+
+// lay(pieces) takes what it needs of this thread's scratch: once to measure it, once for good.
+template <typename F>
+inline void lay_thread_scratch(const F& lay) {
+  ScratchPieces sizes;
+  lay(sizes);
+  ScratchPieces pieces(thread_scratch(size_t(sizes.bytes())));
+  lay(pieces);
+}
+
+}  // namespace
 }  // namespace fastops::cpu

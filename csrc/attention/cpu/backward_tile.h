@@ -23,24 +23,6 @@ inline void add(float* to, const VecF32 (&sum)[R]) {
   for (int r = 0; r < R; ++r) (VecF32::load(to + r * L) + sum[r]).store(to + r * L);
 }
 
-// Working memory of a thread, cut into pieces of whole lines.
-class Scratch {
- public:
-  float* take(int64_t count) {
-    const int64_t at = used_;
-    used_ += ceil_div(count, 16) * 16;
-    return base_ ? base_ + at : nullptr;
-  }
-  void open() {
-    base_ = static_cast<float*>(thread_scratch(size_t(used_) * sizeof(float)));
-    used_ = 0;
-  }
-
- private:
-  float* base_ = nullptr;
-  int64_t used_ = 0;
-};
-
 // What both parts hold for W queries, or W keys, in the lanes.
 template <typename F, int R>
 class Tile {
@@ -50,23 +32,23 @@ class Tile {
   static constexpr int kDegree = F::paired ? 3 : 6;
 
   explicit Tile(const BackwardPlan& plan) : plan_(plan), p_(plan.p) {
-    for (int pass = 0; pass < 2; ++pass) {
-      first_ = scratch_.take(F::depth(p_.head_dim) * W);
-      second_ = scratch_.take(F::depth(p_.value_dim) * W);
-      p_rows_ = scratch_.take(kChunk * W);
-      ds_rows_ = scratch_.take(kChunk * W);
+    lay_thread_scratch([&](ScratchPieces& pieces) {
+      const auto take = [&](int64_t count) { return pieces.take<float>(count); };
+      first_ = take(F::depth(p_.head_dim) * W);
+      second_ = take(F::depth(p_.value_dim) * W);
+      p_rows_ = take(kChunk * W);
+      ds_rows_ = take(kChunk * W);
       if (F::paired) {
-        p_pairs_ = scratch_.take(kChunk / 2 * W);
-        ds_pairs_ = scratch_.take(kChunk / 2 * W);
+        p_pairs_ = take(kChunk / 2 * W);
+        ds_pairs_ = take(kChunk / 2 * W);
       }
-      head_sums_ = scratch_.take(p_.head_dim * W);
-      value_sums_ = scratch_.take(p_.value_dim * W);
+      head_sums_ = take(p_.head_dim * W);
+      value_sums_ = take(p_.value_dim * W);
       if (plan.parts.data) {
-        float* const keys = scratch_.take(QueryAdder<F, R>::key_room(p_.head_dim));
-        queries_.lay(keys, scratch_.take(QueryAdder<F, R>::pair_room(kChunk)));
+        float* const keys = take(QueryAdder<F, R>::key_room(p_.head_dim));
+        queries_.lay(keys, take(QueryAdder<F, R>::pair_room(kChunk)), kChunk);
       }
-      if (pass == 0) scratch_.open();
-    }
+    });
   }
 
   int64_t bytes(const Heads& t) const { return t.stride[2] * int64_t(size_of(p_.dtype)); }
@@ -139,7 +121,6 @@ class Tile {
 
   const BackwardPlan& plan_;
   const BackwardParams& p_;
-  Scratch scratch_;
   float *first_ = nullptr, *second_ = nullptr;  // q and grad_out, or k and v, in the lanes
   float *p_rows_ = nullptr, *ds_rows_ = nullptr, *p_pairs_ = nullptr, *ds_pairs_ = nullptr;
   float *head_sums_ = nullptr, *value_sums_ = nullptr;

@@ -118,16 +118,16 @@ void grad_sinks(const BackwardParams& p) {
 // products instead of 7. For that each thread needs a copy of these of its own; matrix registers,
 // which cannot add to memory, would spend on it what the products cost.
 QueryParts plan_parts(const BackwardParams& p, Unit unit) {
-  constexpr int64_t kKeysEach = 512, kMostParts = 8;
+  constexpr int64_t kTasks = 64, kKeysEach = 256;  // enough for many threads; a copy's worth
   QueryParts parts;
   parts.channels = (p.head_dim + 31) / 32 * 32;
   const int64_t bytes = p.heads / p.kv_heads * p.seq_q * parts.channels * int64_t(sizeof(float));
-  const int64_t rows = p.mask.by_key.rows;
+  const int64_t rows = p.mask.by_key.rows, heads = p.batch * p.kv_heads;
   if (!p.grad_q.data || rows == 0 || bytes == 0 || bytes > kPackedBytes ||
       (unit == Unit::matrix && p.dtype == DType::bf16))
     return {nullptr, 0, 0, 1, 0};
-  const int64_t most =
-      std::min({kMostParts, kPackedBytes / bytes, std::max<int64_t>(p.seq_kv / kKeysEach, 1)});
+  const int64_t most = std::max<int64_t>(
+      1, std::min({(kTasks + heads - 1) / heads, kPackedBytes / bytes, p.seq_kv / kKeysEach}));
   parts.rows_each = (rows + most - 1) / most;
   parts.count = (rows + parts.rows_each - 1) / parts.rows_each;
   return parts;
@@ -178,15 +178,15 @@ void backward(const BackwardParams& p) {
 
   Packing sizes(k.unit);
   const Operands measured(p, sizes);
-  int64_t head_bytes = part_bytes;
-  if (queries) head_bytes += measured.both_bytes(true, d) + measured.bytes(true, dv, false);
+  int64_t key_bytes = part_bytes ? measured.bytes(true, d, true) : 0;  // of k and v
+  if (queries) key_bytes += measured.both_bytes(true, d) + measured.bytes(true, dv, false);
+  int64_t head_bytes = part_bytes + key_bytes;
   if (keys) head_bytes += measured.both_bytes(false, d) + measured.both_bytes(false, dv);
-  if (part_bytes) head_bytes += measured.bytes(true, d, true);
   for_groups(p, head_bytes, [&](int64_t begin, int64_t end, char* to) {
     Packing packing(k.unit);
     Operands operands(p, packing);
     std::vector<uint8_t> listed;
-    if (head_bytes && p.grad_q.data) listed = listed_blocks(p, begin, end);
+    if (key_bytes) listed = listed_blocks(p, begin, end);
     const uint8_t* flags = listed.empty() ? nullptr : listed.data();
     const auto add = [&](const Heads& t, bool of_keys, int64_t channels, bool over_rows) {
       return operands.add(t, of_keys, channels, over_rows, begin, end, flags, to);

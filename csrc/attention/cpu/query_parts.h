@@ -15,9 +15,10 @@ class QueryAdder {
   // Floats of scratch: for the keys, and for dS of `rows` queries as factors of pairs of keys.
   static int64_t key_room(int64_t channels) { return W * round_up(channels, W); }
   static int64_t pair_room(int64_t rows) { return F::paired ? rows * (W / 2) : 0; }
-  void lay(float* keys, float* pairs) {
+  void lay(float* keys, float* pairs, int64_t rows) {
     keys_ = keys;
     pairs_ = pairs;
+    rows_ = rows;
   }
 
   // `count` rows of k, or the pairs of them, `step` bytes apart: a column of W channels after the
@@ -36,7 +37,7 @@ class QueryAdder {
           select(VecF32::first(int(lanes)), v, VecF32(0.f)).store(to);
         }
     if (F::paired && count < W)
-      for (int64_t i = 0; i < pair_room(kMostRows); i += L) VecF32(0.f).store(pairs_ + i);
+      for (int64_t i = 0; i < pair_room(rows_); i += L) VecF32(0.f).store(pairs_ + i);
   }
 
   // Row n of dS, vector r; absent keys count as 0.
@@ -51,30 +52,18 @@ class QueryAdder {
   void add(const float* rows, int64_t at, int64_t count, float* to, int64_t step) const {
     const int64_t row = (F::paired ? W / 2 : W) * int64_t(sizeof(float));
     const char* const ds = reinterpret_cast<const char*>(F::paired ? pairs_ : rows) + at * row;
-    for (int64_t c = 0; c < channels_; c += W) {
-      const float* const keys = keys_ + c * depth_;
-      int64_t n = 0;
-      tiles<R>(count, [&]<int N>() {
-        VecF32 sum[N][R];
-        clear(sum);
-        multiply<F, N, R>(ds + n * row, row, 4, keys, depth_, sum);
-#pragma GCC unroll 16
-        for (int i = 0; i < N; ++i)
-#pragma GCC unroll 4
-          for (int r = 0; r < R; ++r) {
-            float* const at = to + (n + i) * step + c + r * L;
-            (VecF32::load(at) + sum[i][r]).store(at);
-          }
-        n += N;
-      });
-    }
+    for (int64_t c = 0; c < channels_; c += W)
+      dots<F, R>(
+          ds, row, count, keys_ + c * depth_, depth_, to + c,
+          [&](int64_t n, int r, VecF32 sum) {
+            return VecF32::load(to + n * step + c + r * L) + sum;
+          },
+          step);
   }
-
-  static constexpr int64_t kMostRows = 64;  // of a chunk
 
  private:
   float *keys_ = nullptr, *pairs_ = nullptr;
-  int64_t count_ = 0, depth_ = 0, channels_ = 0;
+  int64_t rows_ = 0, count_ = 0, depth_ = 0, channels_ = 0;
 };
 
 }  // namespace

@@ -103,10 +103,12 @@ struct AsIs {
 };
 
 // to[n][r] = done(n, r, sum) for every n < count, where sum is the product of `lanes`, `depth`
-// vectors long, with row n of `each`, rows `step` bytes apart. `to` has room for F::pad rows more.
+// vectors long, with row n of `each`, rows `step` bytes apart. `to` has room for F::pad rows more;
+// its rows are `to_step` floats apart.
 template <typename F, int R, typename Done>
+  requires(!F::stored)
 inline void dots(const char* each, int64_t step, int64_t count, const float* lanes, int64_t depth,
-                 float* to, const Done& done) {
+                 float* to, const Done& done, int64_t to_step = R * L) {
   int64_t n = 0;
   const auto tile = [&]<int N>() {
     VecF32 sum[N][R];
@@ -115,7 +117,7 @@ inline void dots(const char* each, int64_t step, int64_t count, const float* lan
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) done(n + i, r, sum[i][r]).store(to + ((n + i) * R + r) * L);
+      for (int r = 0; r < R; ++r) done(n + i, r, sum[i][r]).store(to + (n + i) * to_step + r * L);
     n += N;
   };
   tiles<R>(count, tile);

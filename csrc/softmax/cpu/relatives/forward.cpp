@@ -15,7 +15,7 @@ class MapForward {
       : p_(p), n_(p.shape.n), stream_(streams(p.shape, p.out)) {}
 
   void run() const {
-    if (p_.map == Map::entmax && n_ <= kLaneRow && n_ > 1 && plain()) {
+    if (n_ <= kLaneRow && n_ > 1 && plain_entmax_forward(p_)) {
       if (p_.alpha == 2) return lane_rows<Power::linear>();
       if (p_.alpha == 1.5) return lane_rows<Power::square>();
       if (p_.alpha > 1 && p_.alpha < 2) return lane_rows<Power::general>();
@@ -27,13 +27,6 @@ class MapForward {
   }
 
  private:
-  // No operand but x, and rows in one piece.
-  bool plain() const {
-    return p_.scale > 0 && !p_.target && !p_.row_alpha && !p_.mask && !p_.lengths &&
-           !p_.row_scale && !p_.causal && contiguous(p_.shape, p_.x) &&
-           contiguous(p_.shape, p_.out);
-  }
-
   void threshold_rows() const {
     with_float(p_.x.dtype, [&](auto t) {
       using T = decltype(t);

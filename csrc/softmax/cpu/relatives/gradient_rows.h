@@ -57,15 +57,14 @@ class SlopeSums {
 
 // Whether these rows can be taken so.
 inline bool can_gradient_rows(const MapParams& p) {
-  return p.map == Map::entmax && !p.target && p.out && !p.row_alpha && p.alpha != 1 && !p.mask &&
-         !p.lengths && !p.causal && p.x.dtype == p.dy.dtype && p.x.dtype == p.out.dtype &&
-         contiguous(p.shape, p.x) && contiguous(p.shape, p.dy) && contiguous(p.shape, p.out);
+  return plain_entmax(p) && p.alpha != 1 && p.x.dtype == p.dy.dtype && p.x.dtype == p.out.dtype &&
+         contiguous(p.shape, p.dy);
 }
 
 template <typename V, Power kPower, typename T>
 class GradientRows : public SparseRows<GradientRows<V, kPower, T>, V, T> {
   using Base = SparseRows<GradientRows<V, kPower, T>, V, T>;
-  using Base::at, Base::n_, Base::vectors_;
+  using Base::at, Base::group_, Base::n_, Base::vectors_;
 
  public:
   using S = typename V::Scalar;
@@ -74,20 +73,18 @@ class GradientRows : public SparseRows<GradientRows<V, kPower, T>, V, T> {
     const T* y;
     const T* dy;
     Packed<V> packed;
-    S* dys;  // packed, too
     S mean, scale;
   };
 
   GradientRows(const MapParams& p, bool stream)
       : Base(p.shape, stream), p_(p), exponent_(S(2 - p.alpha)) {}
 
-  void lay(Row* rows, int group, Layout& layout) const {
-    for (int i = 0; i < group; ++i) rows[i].where = layout.take<uint32_t>(vectors_ + 1);
-    if (!kPacks) return;
-    S* const values = layout.take<S>(group * Packed<V>::most_values(n_));
-    for (int i = 0; i < group; ++i)
-      rows[i].packed.lay(values, layout.take<uint16_t>(Packed<V>::most_lanes(n_)));
-    rows[0].dys = layout.take<S>(group * Packed<V>::most_values(n_));
+  void lay(Row* rows, fastops::cpu::ScratchPieces& pieces) const {
+    S* const values = kPacks ? pieces.take<S>(group_ * Packed<V>::most_values(n_)) : nullptr;
+    for (Row* r = rows; r < rows + group_; ++r) {
+      r->where = pieces.take<uint32_t>(vectors_ + 1);
+      if (kPacks) r->packed.lay(values, pieces.take<uint16_t>(Packed<V>::most_lanes(n_)));
+    }
   }
 
   void start(Row& r, const RowCursor& cursor) const {
@@ -114,8 +111,8 @@ class GradientRows : public SparseRows<GradientRows<V, kPower, T>, V, T> {
     if (whole < to) look(whole, at(r.y, whole));
   }
 
-  void solve(Row* rows, int count, S*) const {
-    if constexpr (kPacks) return solve_packed(rows, count);
+  void solve(Row* rows, int count, S* spare) const {
+    if constexpr (kPacks) return solve_packed(rows, count, spare);
     for (Row* r = rows; r < rows + count; ++r) {
       this->ask_ahead(r->y, 0, vectors_);
       SlopeSums<V> sums;
@@ -149,9 +146,10 @@ class GradientRows : public SparseRows<GradientRows<V, kPower, T>, V, T> {
     return select(g == zero, zero, g * (dy - V(r.mean)) * V(r.scale));
   }
 
-  // One row after the other without a gap, so that the powers of short rows fill vectors.
-  void solve_packed(Row* rows, int count) const {
-    S *const values = rows[0].packed.values, *const dys = rows[0].dys;
+  // One row after the other without a gap, so that the powers of short rows fill vectors. `dys`:
+  // for dy, packed alike.
+  void solve_packed(Row* rows, int count, S* dys) const {
+    S* const values = rows[0].packed.values;
     int64_t total = 0;
     for (Row* r = rows; r < rows + count; ++r) {
       this->ask_ahead(r->y, 0, vectors_);

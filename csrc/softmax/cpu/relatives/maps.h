@@ -19,6 +19,16 @@ inline void with_power(double alpha, F f) {
   }
 }
 
+// entmax alone, of rows in one piece: no operand but x and, of a gradient, dy.
+inline bool plain_entmax(const MapParams& p) {
+  return p.map == Map::entmax && p.out && !p.target && !p.row_alpha && !p.mask && !p.lengths &&
+         !p.causal && contiguous(p.shape, p.x) && contiguous(p.shape, p.out);
+}
+// The same of scores: entmax forward, where a score's order is x's.
+inline bool plain_entmax_forward(const MapParams& p) {
+  return plain_entmax(p) && p.scale > 0 && !p.row_scale;
+}
+
 template <typename V>
 inline double alpha_of(const MapParams& p, const RowCursor& cursor) {
   return p.row_alpha ? double(cursor.at<typename V::Scalar>(p.row_alpha)) : p.alpha;

@@ -187,13 +187,11 @@ inline void emit_piece(T* to, int64_t n, bool stream, const F& value) {
   const auto end = [&](int64_t j, int64_t count)
                        __attribute__((noinline)) { value(j).store(to + j, int(count)); };
   int64_t j = 0;
-  if (stream) {  // up to the first whole vector of memory
+  if (stream) {  // from the first whole vector of memory on
     constexpr int64_t bytes = V::size * sizeof(T);
     const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(to) % bytes / sizeof(T));
     j = head < n ? head : n;
     if (j > 0) end(0, j);
-  }
-  if (stream) {
     for (; j + V::size <= n; j += V::size) value(j).stream(to + j);
   } else {
     for (; j + V::size <= n; j += V::size) value(j).store(to + j);
@@ -229,7 +227,7 @@ template <typename V, typename F>
 inline void emit(const Shape& shape, const Operand& out, const RowCursor& cursor, bool stream,
                  F value) {
   if (!contiguous(shape, out)) {
-    const F copy = value;
+    const F copy = value;  // were its own address known, it would be read from memory below
     return emit_segments<V>(shape, out, cursor, &copy,
                             [](const void* f, int64_t j, typename V::Scalar* to) {
                               (*static_cast<const F*>(f))(j).store(to);

@@ -58,28 +58,12 @@ class Packed {
   const S* next_;
 };
 
-// Hands out scratch, whole cache lines each time.
-class Layout {
- public:
-  explicit Layout(char* from) : at_(from) {}
-  template <typename U>
-  U* take(int64_t count) {
-    U* const mine = reinterpret_cast<U*>(at_);
-    at_ += (count * int64_t(sizeof(U)) + 63) / 64 * 64;
-    return mine;
-  }
-  char* end() const { return at_; }
-
- private:
-  char* at_;
-};
-
 // Job has
 //   Row : SparseRow<T>           a row in work
-//   lay(Row*, group, Layout&)    where the parts of so many rows are
+//   lay(Row*, pieces)            where the parts of a group of rows are
 //   start(Row&, cursor)          must set out, count = 0
 //   read(Row&, from, to)         vectors [from, to) of its input; to number some of them
-//   solve(Row*, count, spare)    when so many rows are read; spare: scratch for two rows
+//   solve(Row*, count, spare)    when so many rows are read; spare: scratch for a group and a row
 //   value(Row&, i)               the i-th numbered vector of results, in order
 template <typename Job, typename V, typename T>
 class SparseRows {
@@ -87,14 +71,18 @@ class SparseRows {
   using S = typename V::Scalar;
 
   SparseRows(const Shape& shape, bool stream)
-      : n_(shape.n), vectors_((n_ + V::size - 1) / V::size), shape_(shape), stream_(stream) {}
+      : n_(shape.n),
+        vectors_((n_ + V::size - 1) / V::size),
+        group_(group_of(n_)),
+        shape_(shape),
+        stream_(stream) {}
 
   void run() const {
-    const int64_t rows = shape_.rows, group = together();
-    parallel_for(0, (rows + group - 1) / group, rows_per_task(n_ * group),
+    const int64_t rows = shape_.rows;
+    parallel_for(0, (rows + group_ - 1) / group_, rows_per_task(n_ * group_),
                  [&](int64_t begin, int64_t end) {
-                   const int64_t last = end * group < rows ? end * group : rows;
-                   some_rows(begin * group, last, int(group));
+                   const int64_t last = end * group_ < rows ? end * group_ : rows;
+                   some_rows(begin * group_, last);
                  });
   }
 
@@ -107,43 +95,41 @@ class SparseRows {
     return select(V::first(left), V::load(row + j, left), V(beyond));
   }
 
-  // Rows that are read before any of their results are written.
-  int64_t together() const {
-    const int64_t fit = kTogether / n_;
-    return fit < 1 ? 1 : fit < kMostRows ? fit : kMostRows;
-  }
   // Solving asks for vectors [from, to) of what is read after it, mostly, so that memory has work
-  // meanwhile: of the row that is as many rows below as there are together.
+  // meanwhile: of the row that is a group further down.
   void ask_ahead(const T* row, int64_t from, int64_t to) const {
     if (n_ > 4 * kTogether) return;  // would not stay in L2
-    for (int64_t k = from; k < to; ++k) prefetch(row + n_ * together() + k * V::size);
+    for (int64_t k = from; k < to; ++k) prefetch(row + n_ * group_ + k * V::size);
   }
 
   static constexpr int64_t kVectors = 64;  // of a chunk
   int64_t n_, vectors_;
+  int group_;  // rows that are read before any of their results are written
 
  private:
-  static constexpr int64_t kTogether = 4096;  // elements of rows
+  static constexpr int64_t kTogether = 4096;  // elements of a group
   static constexpr int kMostRows = 16;
+
+  static int group_of(int64_t n) {
+    const int64_t fit = kTogether / n;
+    return int(fit < 1 ? 1 : fit < kMostRows ? fit : kMostRows);
+  }
 
   const Job& job() const { return static_cast<const Job&>(*this); }
 
-  void some_rows(int64_t begin, int64_t end, int group) const {
+  void some_rows(int64_t begin, int64_t end) const {
     using Row = typename Job::Row;
     Row rows[2][kMostRows];
     S* spare;
-    const auto lay = [&](char* scratch) {
-      Layout layout(scratch);
-      spare = layout.take<S>(2 * padded<V>(n_));
-      for (Row* const some : rows) job().lay(some, group, layout);
-      return layout.end() - scratch;
-    };
-    lay(static_cast<char*>(thread_scratch(size_t(lay(nullptr)))));
+    fastops::cpu::lay_thread_scratch([&](fastops::cpu::ScratchPieces& pieces) {
+      spare = pieces.take<S>((group_ + 1) * padded<V>(n_));
+      for (Row* const group : rows) job().lay(group, pieces);
+    });
     RowCursor cursor(shape_, begin);
     int before = 0, now = 0;
-    for (int64_t first = begin; first < end + group; first += group, now = 1 - now) {
+    for (int64_t first = begin; first < end + group_; first += group_, now = 1 - now) {
       const int64_t left = end - first;
-      const int count = int(left < 0 ? 0 : left < group ? left : group);
+      const int count = int(left < 0 ? 0 : left < group_ ? left : group_);
       Row *const next = rows[now], *const ready = rows[1 - now];
       for (int i = 0; i < count; ++i, cursor.next()) job().start(next[i], cursor);
       for (int i = 0; i < count || i < before; ++i) {

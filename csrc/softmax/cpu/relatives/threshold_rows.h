@@ -13,15 +13,13 @@ namespace {
 
 // Whether these rows can be taken so.
 inline bool can_threshold_rows(const MapParams& p) {
-  return p.map == Map::entmax && p.scale > 0 && p.alpha > 1 && !p.target && p.out && !p.row_alpha &&
-         !p.row_scale && !p.mask && !p.lengths && !p.causal && p.x.dtype == p.out.dtype &&
-         contiguous(p.shape, p.x) && contiguous(p.shape, p.out);
+  return plain_entmax_forward(p) && p.alpha > 1 && p.x.dtype == p.out.dtype;
 }
 
 template <typename V, Power kPower, typename T>
 class ThresholdRows : public SparseRows<ThresholdRows<V, kPower, T>, V, T> {
   using Base = SparseRows<ThresholdRows<V, kPower, T>, V, T>;
-  using Base::at, Base::n_, Base::vectors_;
+  using Base::at, Base::group_, Base::n_, Base::vectors_;
 
  public:
   using S = typename V::Scalar;
@@ -39,14 +37,14 @@ class ThresholdRows : public SparseRows<ThresholdRows<V, kPower, T>, V, T> {
     step_ = about < 4 ? 4 : about > 64 ? 64 : about;
   }
 
-  void lay(Row* rows, int group, Layout& layout) const {
+  void lay(Row* rows, fastops::cpu::ScratchPieces& pieces) const {
     // A piece of reading may end within a group.
     const int64_t groups = vectors_ / step_ + vectors_ / Base::kVectors + 2;
-    for (Row* r = rows; r < rows + group; ++r) {
-      r->where = layout.take<uint32_t>(vectors_ + 1);
-      r->tops.values = layout.take<S>(groups * V::size);
-      S* const values = layout.take<S>(Packed<V>::most_values(n_));
-      r->packed.lay(values, layout.take<uint16_t>(Packed<V>::most_lanes(n_)));
+    for (Row* r = rows; r < rows + group_; ++r) {
+      r->where = pieces.take<uint32_t>(vectors_ + 1);
+      r->tops.values = pieces.take<S>(groups * V::size);
+      S* const values = pieces.take<S>(Packed<V>::most_values(n_));
+      r->packed.lay(values, pieces.take<uint16_t>(Packed<V>::most_lanes(n_)));
     }
   }
 
