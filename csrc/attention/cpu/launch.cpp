@@ -118,7 +118,7 @@ void grad_sinks(const BackwardParams& p) {
 // products instead of 7. For that each thread needs a copy of these of its own; matrix registers,
 // which cannot add to memory, would spend on it what the products cost.
 QueryParts plan_parts(const BackwardParams& p, Unit unit) {
-  constexpr int64_t kTasks = 64, kKeysEach = 256;  // enough for many threads; a copy's worth
+  constexpr int64_t kTasks = 64, kKeysEach = 512;  // enough for many threads; a copy's worth
   QueryParts parts;
   parts.channels = (p.head_dim + 31) / 32 * 32;
   const int64_t bytes = p.heads / p.kv_heads * p.seq_q * parts.channels * int64_t(sizeof(float));
