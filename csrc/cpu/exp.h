@@ -14,24 +14,28 @@ inline constexpr float kLog2eF = float(kLog2e);
 
 // 2^r for |r| <= 1/2, minimax in relative error with p(0) = 1 exactly. Degree 3: 1.5e-4,
 // degree 4: 3.4e-6, degree 5: 1.5e-7.
-template <int Degree>
+// 2^-r if `negative`.
+template <int Degree, bool negative = false>
 inline VecF32 exp2_fraction(VecF32 r) {
   static_assert(Degree >= 3 && Degree <= 5);
+  const auto next = [r](VecF32 p, float c) {
+    return negative ? fnma(r, p, VecF32(c)) : fma(r, p, VecF32(c));
+  };
   if constexpr (Degree == 3) {
-    VecF32 p = fma(r, VecF32(0.0551743455788f), VecF32(0.242638180988f));
-    p = fma(r, p, VecF32(0.693312153377f));
-    return fma(r, p, VecF32(1.f));
+    VecF32 p = next(VecF32(0.0551743455788f), 0.242638180988f);
+    p = next(p, 0.693312153377f);
+    return next(p, 1.f);
   } else if constexpr (Degree == 4) {
-    VecF32 p = fma(r, VecF32(0.00956991689501f), VecF32(0.0559195471029f));
-    p = fma(r, p, VecF32(0.240247795521f));
-    p = fma(r, p, VecF32(0.693122131969f));
-    return fma(r, p, VecF32(1.f));
+    VecF32 p = next(VecF32(0.00956991689501f), 0.0559195471029f);
+    p = next(p, 0.240247795521f);
+    p = next(p, 0.693122131969f);
+    return next(p, 1.f);
   } else {
-    VecF32 p = fma(r, VecF32(0.00132762387502f), VecF32(0.00967576902031f));
-    p = fma(r, p, VecF32(0.05550715305f));
-    p = fma(r, p, VecF32(0.240221137667f));
-    p = fma(r, p, VecF32(0.693146914238f));
-    return fma(r, p, VecF32(1.f));
+    VecF32 p = next(VecF32(0.00132762387502f), 0.00967576902031f);
+    p = next(p, 0.05550715305f);
+    p = next(p, 0.240221137667f);
+    p = next(p, 0.693146914238f);
+    return next(p, 1.f);
   }
 }
 

@@ -46,6 +46,15 @@ def test_ties(n, k, device):
     check(x, k)
 
 
+@pytest.mark.parametrize("n, k", [(40, 1), (40, 40), (300, 8), (5000, 1), (5000, 8), (5000, 64)])
+def test_maxima_anywhere(n, k, device):
+    """Rows of one call with their maxima near 0 and far from it, and small values among the k."""
+    offset = torch.tensor([0.0, -1e5, -500, -100, -45, -39, 5, 39, 45, 80, 95, 1e3, 1e30])
+    offset = offset.to(device).unsqueeze(-1)
+    check(randn(13, n, device=device) + offset, k)
+    check(randn(13, n, device=device) * 40 + offset, k)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_dims_and_layouts(layout, dim, device):

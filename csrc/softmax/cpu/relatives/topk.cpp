@@ -20,7 +20,7 @@ class Topk {
   explicit Topk(const TopkParams& p) : p_(p), n_(p.shape.n), k_(p.k) {}
 
   void forward() const {
-    if (plain_topk(p_) && k_ <= kLaneTopk && lanes()) return;
+    if (plain_topk(p_) && k_ >= 1 && k_ <= kLaneTopk && lanes()) return;
     for_rows<V>(p_.shape, 4, false, [this](const RowCursor& at, S* scratch, int64_t pitch) {
       general(at, scratch, pitch);
     });
@@ -108,21 +108,24 @@ class Topk {
       const T* x = static_cast<const T*>(p_.x.data) + cursor.offset(p_.x.row_stride);
       Tops<V> tops{scratch + pitch, reader.step() / V::size, reader.tops()};
       alignas(64) S most[kNetwork], sum[kNetwork];
-      reader.scan(x, most, sum, tops.values);
+      S from(0);
+      reader.scan(x, from, most, sum, tops.values);
       S max = most[0];
       for (int i = 1; i < kNetwork; ++i) max = most[i] < max ? max : most[i];
+      if (!(max > reader.kLowest && max < infinity<V>())) return false;
+      if (max < -reader.kNear || max > reader.kNear)
+        reader.scan(x, from = max, most, sum, tops.values);
       double total = 0;
-      for (int i = 0; i < kNetwork; i += V::size)
-        total += double(hsum(V::load(sum + i) * exp_below(V::load(most + i) - V(max))));
-      if (!(total < double(infinity<V>()) && max > reader.kLowest)) return false;
+      for (int i = 0; i < kNetwork; i += V::size) total += double(hsum(V::load(sum + i)));
+      if (!(total < double(infinity<V>()))) return false;
       Candidates c{scratch + 2 * pitch, scratch + 3 * pitch};
       const S least = bound(tops);
       if (least == -infinity<V>() ||
-          !collect([&](int64_t j) { return reader.at(x, j); }, tops, least, c))
+          !candidates([&](int64_t j) { return reader.at(x, j); }, tops, least, c))
         return false;
       const Out out(p_, cursor);
       rank(c, out, scratch, scratch + pitch);
-      finish(cursor, out, scratch, max, total);
+      finish(cursor, out, scratch, max, from, total);
       return true;
     });
   }
@@ -142,27 +145,29 @@ class Topk {
     const V m(r.max);
     double total = 0;
     if (!p_.renormalize)
-      total = sum_over<V>(n_, [&](int64_t j) { return exp_below(V::load(s + j) - m); });
+      total = sum_over<V>(n_, [&](int64_t j) { return exp_score(V::load(s + j) - m); });
     const S least = k_ == 1 ? r.max : bound(tops);
     Candidates c{s + 2 * pitch, s + 3 * pitch};
     if (least == -infinity<V>() || n_ > kExactPlaces ||
-        !collect([&](int64_t j) { return V::load(s + j); }, tops, least, c)) {
+        !candidates([&](int64_t j) { return j < n_ ? V::load(s + j) : V(-infinity<V>()); }, tops,
+                    least, c)) {
       sort(s, least, out);
     } else {
       rank(c, out, s, s + pitch);
     }
-    finish(cursor, out, s, r.max, total);
+    finish(cursor, out, s, r.max, r.max, total);
   }
 
-  // From the k greatest scores, in order, and the sum of all.
-  void finish(const RowCursor& cursor, const Out& out, S* scores, S max, double total) const {
-    const V m(max);
+  // From the k greatest scores, in order, the greatest of all and the sum of e^(score - from).
+  void finish(const RowCursor& cursor, const Out& out, S* scores, S max, S from,
+              double total) const {
+    const V most(max);
     for (int64_t i = 0; i < V::size; ++i) scores[k_ + i] = -infinity<V>();
-    if (p_.renormalize)
-      total = sum_over<V>(k_, [&](int64_t j) { return exp_below(V::load(scores + j) - m); });
-    if (p_.lse) cursor.at<S>(p_.lse) = S(double(max) + __builtin_log(total));
-    const V factor(S(1 / total));
-    out.values(k_, [&](int64_t j) { return exp_below(V::load(scores + j) - m) * factor; });
+    const auto weight = [&](int64_t j) { return exp_score(V::load(scores + j) - most); };
+    double factor = double(hmax(exp_score(most - V(from)))) / total;
+    if (p_.renormalize) factor = 1 / sum_over<V>(k_, weight);
+    if (p_.lse) cursor.at<S>(p_.lse) = S(double(max) - __builtin_log(factor));
+    out.values(k_, [&](int64_t j) { return weight(j) * V(S(factor)); });
   }
 
   // A score that at least k elements reach, and if it can be found quickly, few more.
@@ -203,28 +208,14 @@ class Topk {
     return below;
   }
 
-  // Elements from `least` on; false where they are too many to rank one against all. Groups whose
-  // top does not reach it are passed over.
+  // Elements from `least` on; false where they are too many to rank one against all.
   template <typename F>
-  bool collect(F vector_at, const Tops<V>& tops, S least, Candidates& c) const {
-    const V low(__is_same(S, double) ? S(__builtin_nextafter(least, -__builtin_inf()))
-                                     : S(__builtin_nextafterf(float(least), -__builtin_inff())));
-    alignas(64) S lanes[V::size];
-    for (int i = 0; i < V::size; ++i) lanes[i] = S(i);
-    const V lane = V::load(lanes);
-    const int64_t step = tops.step * V::size;
-    for (int64_t g = 0, begin = 0; begin < n_; g += V::size, begin += step) {
-      if (!any(low < V::load(tops.values + g))) continue;
-      const int64_t end = begin + step < n_ ? begin + step : n_;
-      for (int64_t j = begin; j < end; j += V::size) {
-        const V v = vector_at(j);
-        const unsigned in = lane_bits(low < v);
-        compress(lane + V(S(j)), in, c.place + c.count);
-        c.count += compress(v, in, c.score + c.count);
-      }
-      if (c.count > kMaxRanked) return false;
-    }
-    return true;
+  bool candidates(F vector_at, const Tops<V>& tops, S least, Candidates& c) const {
+    const S low = __is_same(S, double) ? S(__builtin_nextafter(least, -__builtin_inf()))
+                                       : S(__builtin_nextafterf(float(least), -__builtin_inff()));
+    c.count = collect<V>(n_, vector_at, tops.values, tops.step * V::size, low, kMaxRanked, c.score,
+                         c.place);
+    return c.count <= kMaxRanked;
   }
 
   // The k first candidates go to `scores`, in order; `order` is scratch for as many as there are.

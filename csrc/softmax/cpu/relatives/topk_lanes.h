@@ -1,20 +1,18 @@
 // Softmax and its k greatest for small k: rows are read by themselves, and compared a row a lane.
 //
-// A row is read from memory once, in pieces that stay in L1: their maxima, then their exponentials
-// against the greatest so far of the same lane. The k-th greatest of 16 such maxima is a bound that
-// k elements reach and few more, 11 of any number for k = 8. What reaches it is collected, and a
-// sorting network puts it in order: 60 comparisons of vectors for as many rows as there are lanes,
-// where one row's would be latency alone. Results do not depend on a row's place in its group.
+// The k-th greatest of the maxima of a row's 16 parts is a bound that k elements reach and few
+// more, 11 of any number for k = 8. What reaches it is collected, and a sorting network puts it in
+// order: 60 comparisons of vectors for as many rows as there are lanes, where one row's would be
+// latency alone. Results do not depend on a row's place in its group.
 #pragma once
 
 #include "cpu/transpose.h"
-#include "softmax/cpu/relatives/rows.h"
+#include "softmax/cpu/relatives/row_reader.h"
 
 namespace fastops::softmax::cpu {
 namespace {
 
 inline constexpr int64_t kLaneTopk = 8;  // greatest k: of 16 maxima half
-inline constexpr int kNetwork = 16;      // maxima of a row, and candidates that can be sorted
 
 // Batcher's odd-even merge sort.
 struct Network {
@@ -52,120 +50,6 @@ inline bool plain_topk(const TopkParams& p) {
          p.shape.n < kExactPlaces;
 }
 
-// Reads a row once from memory, in pieces that stay in L1.
-template <typename V, typename T>
-class RowReader {
- public:
-  using S = typename V::Scalar;
-
-  static constexpr int64_t kMostPieces = 64;
-  static constexpr S kLowest = S(sizeof(S) == 8 ? -__DBL_MAX__ : -__FLT_MAX__);
-
-  explicit RowReader(const TopkParams& p)
-      : n_(p.shape.n),
-        step_((n_ + kMostPieces * kUnit - 1) / (kMostPieces * kUnit) * kUnit),
-        pieces_((n_ + step_ - 1) / step_) {}
-
-  int64_t step() const { return step_; }  // elements in a piece
-  int64_t pieces() const { return pieces_; }
-  int64_t tops() const { return pieces_ * V::size; }
-
-  // The vector from j on, -inf beyond the row's end.
-  V at(const T* x, int64_t j) const {
-    if (j + V::size <= n_) return V::load(x + j);
-    const V low(-infinity<V>());
-    return j < n_ ? select(V::first(int(n_ - j)), V::load(x + j, int(n_ - j)), low) : low;
-  }
-
-  // The maxima of kNetwork parts of the row, their sums of exponentials against them, and the
-  // lane maxima of each piece.
-  void scan(const T* x, S* maxima, S* sums, S* tops) const {
-    const V zero(S(0)), low(-infinity<V>());
-    V most[kParts], sum[kParts], lost[kParts];
-    for (int u = 0; u < kParts; ++u) {
-      most[u] = V(kLowest);
-      sum[u] = lost[u] = zero;
-    }
-    for (int64_t c = 0; c < pieces_; ++c) {
-      V top[kParts], any_top = low;
-      for (int u = 0; u < kParts; ++u) top[u] = low;
-      over(x, c * step_, (c + 1) * step_, [&](int u, V v, const T*) { top[u] = max(v, top[u]); });
-      for (int u = 0; u < kParts; ++u) {
-        any_top = max(top[u], any_top);
-        top[u] = max(top[u], most[u]);
-      }
-      any_top.store(tops + c * V::size);
-      add(x, c, top, most, sum, lost);
-    }
-    for (int u = 0; u < kParts; ++u) {
-      most[u].store(maxima + u * V::size);
-      sum[u].store(sums + u * V::size);
-    }
-  }
-
-  // The same with the place of each maximum, the first of equal ones, instead of the tops.
-  void scan_first(const T* x, S* maxima, S* sums, S* places) const {
-    const V zero(S(0));
-    V most[kParts], sum[kParts], lost[kParts], here[kParts], first[kParts];
-    alignas(64) S lanes[kNetwork];
-    for (int i = 0; i < kNetwork; ++i) lanes[i] = S(i);
-    for (int u = 0; u < kParts; ++u) {
-      most[u] = V(kLowest);
-      sum[u] = lost[u] = first[u] = zero;
-      here[u] = V::load(lanes + u * V::size);
-    }
-    for (int64_t c = 0; c < pieces_; ++c) {
-      V top[kParts];
-      for (int u = 0; u < kParts; ++u) top[u] = most[u];
-      over(x, c * step_, (c + 1) * step_, [&](int u, V v, const T*) {
-        first[u] = select(top[u] < v, here[u], first[u]);
-        top[u] = max(v, top[u]);
-        here[u] = here[u] + V(S(kNetwork));
-      });
-      add(x, c, top, most, sum, lost);
-    }
-    for (int u = 0; u < kParts; ++u) {
-      most[u].store(maxima + u * V::size);
-      sum[u].store(sums + u * V::size);
-      first[u].store(places + u * V::size);
-    }
-  }
-
- private:
-  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
-  static constexpr int64_t kUnit = 16 * kNetwork;
-  static constexpr int64_t kAhead = 8192;  // bytes
-
-  // Calls f(part, v) for the elements of a piece.
-  template <typename F>
-  void over(const T* x, int64_t begin, int64_t end, F f) const {
-    int64_t j = begin;
-    for (; j + kNetwork <= n_ && j < end; j += kNetwork)
-      for (int u = 0; u < kParts; ++u) f(u, V::load(x + j + u * V::size), x + j);
-    for (; j < end && j < n_; j += kNetwork)
-      for (int u = 0; u < kParts; ++u) f(u, at(x, j + u * V::size), x + j);
-  }
-
-  // A piece's exponentials against `top`, which is `most` then.
-  void add(const T* x, int64_t piece, const V* top, V* most, V* sum, V* lost) const {
-    V part[kParts];
-    for (int u = 0; u < kParts; ++u) part[u] = V(S(0));
-    over(x, piece * step_, (piece + 1) * step_, [&](int u, V v, const T* from) {
-      if (u == 0) prefetch(reinterpret_cast<const char*>(from) + kAhead);
-      part[u] = part[u] + exp_below(v - top[u]);
-    });
-    for (int u = 0; u < kParts; ++u) {
-      const V factor = exp_below(most[u] - top[u]);
-      const V old = sum[u] * factor, term = part[u] - lost[u] * factor;
-      sum[u] = old + term;
-      lost[u] = (sum[u] - old) - term;
-      most[u] = top[u];
-    }
-  }
-
-  int64_t n_, step_, pieces_;
-};
-
 template <typename V, typename T>
 class TopkLanes {
  public:
@@ -180,47 +64,32 @@ class TopkLanes {
     const int64_t group = fit < 1 ? 1 : fit < V::size ? fit : V::size;
     parallel_for(0, (rows + group - 1) / group, rows_per_task(n_ * group),
                  [&](int64_t begin, int64_t end) {
-                   RowCursor cursor(p_.shape, begin * group);
                    for (int64_t row = begin * group; row < rows && row < end * group; row += group)
-                     rows_of(cursor, int(rows - row < group ? rows - row : group), general);
+                     rows_of(RowCursor(p_.shape, row), int(rows - row < group ? rows - row : group),
+                             general);
                  });
   }
 
  private:
   static constexpr int64_t kTogether = 65536;  // elements of a group, which stay in L2
   static constexpr int64_t kRoom = kNetwork + 5 * V::size;
-  static constexpr S kLowest = RowReader<V, T>::kLowest;
+  // One more than are used: rows' first would meet in the same set of the cache.
+  static constexpr int64_t kPieces = RowReader<V, T>::most_pieces(kLaneTopk) + 1;
+  static constexpr S kLowest = RowReader<V, T>::kLowest, kNear = RowReader<V, T>::kNear;
 
   // What a group keeps of its rows.
   struct Group {
     alignas(64) S most[V::size][kNetwork], sum[V::size][kNetwork];
-    alignas(64) S top[V::size][RowReader<V, T>::kMostPieces][V::size];
+    alignas(64) S top[V::size][kPieces][V::size];
     alignas(64) S score[V::size][kRoom], place[V::size][kRoom];
   };
 
-  // Elements above `least`, by rising index; more than kNetwork: not all of them.
-  int64_t collect(const T* x, Group& g, int r, S least) const {
-    const V low(least);
-    alignas(64) S lanes[V::size];
-    for (int i = 0; i < V::size; ++i) lanes[i] = S(i);
-    const V lane = V::load(lanes);
+  // Candidates of a row; more than kNetwork: not all of them.
+  int64_t candidates(const T* x, Group& g, int r, S least) const {
     S *const score = g.score[r], *const place = g.place[r];
-    int64_t count = 0;
-    const int64_t step = reader_.step();
-    for (int64_t c = 0; c < reader_.pieces() && count <= kNetwork; ++c) {
-      if (!any(low < V::load(g.top[r][c]))) continue;
-      const int64_t end = (c + 1) * step < n_ ? (c + 1) * step : n_;
-      for (int64_t j = c * step; j < end && count <= kNetwork; j += 4 * V::size) {
-        V v[4];
-        for (int i = 0; i < 4; ++i) v[i] = reader_.at(x, j + i * V::size);
-        if (!any(low < max(max(v[0], v[1]), max(v[2], v[3])))) continue;
-        for (int i = 0; i < 4; ++i) {
-          const unsigned in = lane_bits(low < v[i]);
-          compress(lane + V(S(j + i * V::size)), in, place + count);
-          count += compress(v[i], in, score + count);
-        }
-      }
-    }
+    const int64_t count = collect<V>(
+        n_, [&](int64_t j) { return reader_.at(x, j); }, g.top[r][0], reader_.step(), least,
+        kNetwork, score, place);
     for (int64_t i = count; i < kNetwork; i += V::size) {
       V(-infinity<V>()).store(score + i);
       V(S(0)).store(place + i);
@@ -237,36 +106,57 @@ class TopkLanes {
     }
   }
 
-  // `count` rows from the cursor on, which it moves.
+  // `count` rows from the cursor on.
   template <typename F>
-  void rows_of(RowCursor& cursor, int count, const F& general) const {
+  void rows_of(const RowCursor& start, int count, const F& general) const {
     Group& g = *static_cast<Group*>(thread_scratch(sizeof(Group)));
-    const RowCursor start = cursor;
     const T* x[V::size];
-    for (int r = 0; r < count; ++r, cursor.next()) {
-      x[r] = static_cast<const T*>(p_.x.data) + cursor.offset(p_.x.row_stride);
-      if (k_ == 1) reader_.scan_first(x[r], g.most[r], g.sum[r], g.place[r]);
-      else reader_.scan(x[r], g.most[r], g.sum[r], g.top[r][0]);
+    const auto scan = [&](int r, S from) {
+      if (k_ == 1) reader_.scan_first(x[r], from, g.most[r], g.sum[r], g.place[r]);
+      else reader_.scan(x[r], from, g.most[r], g.sum[r], g.top[r][0]);
+    };
+    int64_t x_at[V::size];
+    offsets(start, count, p_.x, x_at);
+    for (int r = 0; r < count; ++r) {
+      x[r] = static_cast<const T*>(p_.x.data) + x_at[r];
+      scan(r, S(0));
     }
     V tops[kNetwork], sums[kNetwork], score[kNetwork], place[kNetwork];
     turn(g.most, tops);
-    turn(g.sum, sums);
-    V all = tops[0], total(S(0));
+    V all = tops[0];
     for (int i = 1; i < kNetwork; ++i) all = max(tops[i], all);
-    for (int i = 0; i < kNetwork; ++i) total = fma(sums[i], exp_below(tops[i] - all), total);
-    unsigned done = lane_bits(both(total < V(infinity<V>()), V(kLowest) < all));
+    const V low(kLowest), high(infinity<V>()), near(kNear);
+    const auto usable = both(low < all, all < high), far = near < magnitude(all);
+    V from(S(0));
+    if (any(both(usable, far))) {
+      from = select(far, all, from);
+      alignas(64) S start[V::size];
+      from.store(start);
+      const unsigned again = lane_bits(both(usable, far));
+      for (int r = 0; r < count; ++r)
+        if (again >> r & 1) scan(r, start[r]);
+    }
+    turn(g.sum, sums);
+    V total = sums[0];
+    for (int i = 1; i < kNetwork; ++i) total = total + sums[i];
+    unsigned done = lane_bits(both(usable, total < high));
     if (k_ == 1) {
       turn(g.place, place);
-      V first(infinity<V>());
+      V first = high;
       for (int i = 0; i < kNetwork; ++i) {
         first = min(first, select(tops[i] == all, place[i], first));
         score[i] = all;
       }
-      place[0] = first;
+      alignas(64) S most[V::size], at[V::size];
+      all.store(most);
+      first.store(at);
+      for (int r = 0; r < count; ++r)
+        if (done >> r & 1) at[r] = S(reader_.first_in_block(x[r], int64_t(at[r]), most[r]));
+      place[0] = V::load(at);
     } else {
       done &= greatest(x, g, count, tops, score, place);
     }
-    write(start, count, done, score, place, total);
+    write(start, count, done, score, place, from, total);
     RowCursor again = start;
     for (int r = 0; r < count; ++r, again.next())
       if (!(done >> r & 1)) general(again);
@@ -288,7 +178,7 @@ class TopkLanes {
     alignas(64) S least[V::size];
     ((bound - magnitude(bound) * eps) - tiny).store(least);
     for (int r = 0; r < count; ++r)
-      if (collect(x[r], g, r, least[r]) > kNetwork) done &= ~(1u << r);
+      if (candidates(x[r], g, r, least[r]) > kNetwork) done &= ~(1u << r);
 
     turn(g.score, score);
     turn(g.place, place);
@@ -304,36 +194,58 @@ class TopkLanes {
     return done;
   }
 
-  void write(RowCursor cursor, int count, unsigned done, const V* score, const V* place,
-             V total) const {
-    V value[kLaneTopk];
-    for (int i = 0; i < kLaneTopk; ++i) value[i] = exp_below(score[i] - score[0]);
-    if (p_.renormalize) {
-      total = V(S(0));
-      for (int i = 0; i < k_; ++i) total = total + value[i];
+  // Where each row of an operand begins.
+  void offsets(RowCursor cursor, int count, const Operand& o, int64_t* to) const {
+    if (p_.shape.row_dims == 1) {
+      const int64_t begin = cursor.offset(o.row_stride);
+      for (int r = 0; r < count; ++r) to[r] = begin + r * o.row_stride[0];
+      return;
     }
-    const V factor = V(S(1)) / total;
+    for (int r = 0; r < count; ++r, cursor.next()) to[r] = cursor.offset(o.row_stride);
+  }
+
+  void write(const RowCursor& start, int count, unsigned done, const V* score, const V* place,
+             V from, V total) const {
     constexpr int kBlocks = (kLaneTopk + V::size - 1) / V::size;
     V rows[kBlocks * V::size];
-    for (int i = 0; i < kBlocks * V::size; ++i)
-      rows[i] = i < kLaneTopk ? value[i] * factor : V(S(0));
-    for (int b = 0; b < kBlocks; ++b) fastops::cpu::transpose(rows + b * V::size);
-    alignas(64) S lse[V::size], places[kLaneTopk][V::size];
-    (score[0] + log(total)).store(lse);
+    for (V& row : rows) row = V(S(0));
+    V factor = exp_score(score[0] - from) / total;
+    const auto exponentials = [&](int kept) {
+      for (int i = 0; i < kept; ++i) rows[i] = exp_score(score[i] - score[0]);
+      if (p_.renormalize) {
+        total = rows[0];
+        for (int i = 1; i < k_; ++i) total = total + rows[i];
+        factor = V(S(1)) / total;
+      }
+      for (int i = 0; i < kept; ++i) rows[i] = rows[i] * factor;
+    };
+    alignas(64) S only[V::size], lse[V::size], places[kLaneTopk][V::size];
+    if (k_ == 1) {
+      exponentials(1);
+      rows[0].store(only);
+    } else {
+      exponentials(kLaneTopk);
+      for (int b = 0; b < kBlocks; ++b) fastops::cpu::transpose(rows + b * V::size);
+    }
+    (score[0] - log(factor)).store(lse);
     for (int i = 0; i < k_; ++i) place[i].store(places[i]);
+    int64_t values_at[V::size], indices_at[V::size], lse_at[V::size];
+    offsets(start, count, p_.values, values_at);
+    offsets(start, count, p_.indices, indices_at);
+    if (p_.lse) offsets(start, count, p_.lse, lse_at);
     with_float(p_.values.dtype, [&](auto t) {
       using Out = decltype(t);
-      for (int r = 0; r < count; ++r, cursor.next()) {
+      for (int r = 0; r < count; ++r) {
         if (!(done >> r & 1)) continue;
-        Out* to = static_cast<Out*>(p_.values.data) + cursor.offset(p_.values.row_stride);
-        for (int b = 0; b * V::size < k_; ++b) {
+        Out* to = static_cast<Out*>(p_.values.data) + values_at[r];
+        if (k_ == 1) V(only[r]).store(to, 1);
+        for (int b = 0; k_ > 1 && b * V::size < k_; ++b) {
           const int left = k_ - b * V::size;
           rows[b * V::size + r].store(to + b * V::size, left < V::size ? left : V::size);
         }
-        int64_t* index =
-            static_cast<int64_t*>(p_.indices.data) + cursor.offset(p_.indices.row_stride);
+        int64_t* index = static_cast<int64_t*>(p_.indices.data) + indices_at[r];
         for (int i = 0; i < k_; ++i) index[i] = int64_t(places[i][r]);
-        if (p_.lse) cursor.at<S>(p_.lse) = lse[r];
+        if (p_.lse) static_cast<S*>(p_.lse.data)[lse_at[r]] = lse[r];
       }
     });
   }

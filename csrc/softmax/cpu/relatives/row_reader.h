@@ -1,0 +1,179 @@
+// Softmax of a row and what may be among its k greatest, in one read from where it lies.
+//
+// Exponentials are taken before the row's maximum is known, of scores as they are: as long as the
+// maximum is within kNear of 0, as those of most models are, no sum overflows and nothing that
+// matters is lost. Other rows are read again, from their maximum.
+#pragma once
+
+#include "softmax/cpu/relatives/rows.h"
+
+namespace fastops::softmax::cpu {
+namespace {
+
+inline constexpr int kNetwork = 16;  // maxima of a row, and candidates that can be sorted
+
+// Elements above `low`, by rising index: their scores and places, and how many. `tops`: the lane
+// maxima of every `step` elements. Stops where there are more than `most`, with up to four vectors
+// of them. vector_at(j): -inf beyond the row's end.
+template <typename V, typename F>
+inline int64_t collect(int64_t n, F vector_at, const typename V::Scalar* tops, int64_t step,
+                       typename V::Scalar low, int64_t most, typename V::Scalar* score,
+                       typename V::Scalar* place) {
+  using S = typename V::Scalar;
+  const V bound(low);
+  alignas(64) S lanes[V::size];
+  for (int i = 0; i < V::size; ++i) lanes[i] = S(i);
+  const V lane = V::load(lanes);
+  int64_t count = 0;
+  const auto take = [&](V v, int64_t j) {
+    const unsigned in = lane_bits(bound < v);
+    compress(lane + V(S(j)), in, place + count);
+    count += compress(v, in, score + count);
+  };
+  for (int64_t end = step; end - step < n && count <= most; end += step, tops += V::size) {
+    if (!any(bound < V::load(tops))) continue;
+    int64_t j = end - step;
+    for (; j + 4 * V::size <= end && count <= most; j += 4 * V::size) {
+      V v[4];
+      for (int i = 0; i < 4; ++i) v[i] = vector_at(j + i * V::size);
+      if (!any(bound < max(max(v[0], v[1]), max(v[2], v[3])))) continue;
+      for (int i = 0; i < 4; ++i) take(v[i], j + i * V::size);
+    }
+    for (; j < end && count <= most; j += V::size) take(vector_at(j), j);
+  }
+  return count;
+}
+
+// e^d, relative error as of exp2<5> however far d is from 0; below the normal numbers 0.
+inline VecF32 exp_score(VecF32 d) {
+  if constexpr (!VecF32::exact_fma) return exp(d);
+  const VecF32 log2e(kLog2eF), n = round(d * log2e);
+  return scale2_or_zero(exp2_fraction<5, true>(fnma(d, log2e, n)), n);
+}
+inline VecF64 exp_score(VecF64 d) { return exp(d); }
+
+template <typename V, typename T>
+class RowReader {
+ public:
+  using S = typename V::Scalar;
+
+  static constexpr S kLowest = S(sizeof(S) == 8 ? -__DBL_MAX__ : -__FLT_MAX__);
+  static constexpr S kNear = 40;  // less than half of what a power of e has room for
+
+  // The more pieces a row has, the fewer elements are looked at again for the k greatest.
+  static constexpr int64_t most_pieces(int64_t k) { return k <= 16 ? 64 : k < 64 ? 4 * k : 256; }
+
+  explicit RowReader(const TopkParams& p)
+      : n_(p.shape.n),
+        step_((n_ + most_pieces(p.k) * kUnit - 1) / (most_pieces(p.k) * kUnit) * kUnit),
+        pieces_((n_ + step_ - 1) / step_) {}
+
+  int64_t step() const { return step_; }  // elements in a piece
+  int64_t tops() const { return pieces_ * V::size; }
+
+  // The vector from j on, -inf beyond the row's end.
+  V at(const T* x, int64_t j) const {
+    if (j + V::size <= n_) return V::load(x + j);
+    const V low(-infinity<V>());
+    return j < n_ ? select(V::first(int(n_ - j)), V::load(x + j, int(n_ - j)), low) : low;
+  }
+
+  // Of kNetwork parts of the row the maxima, and the sums of e^(x - from); and the lane maxima of
+  // each piece.
+  void scan(const T* x, S from, S* maxima, S* sums, S* tops) const {
+    const V low(-infinity<V>());
+    V most[kParts], top = low;
+    for (V& m : most) m = V(kLowest);
+    add_up(
+        x, from, sums,
+        [&](int u, V block, int64_t) {
+          most[u] = max(block, most[u]);
+          top = max(block, top);
+        },
+        [&] {
+          top.store(tops);
+          tops += V::size;
+          top = low;
+        });
+    for (int u = 0; u < kParts; ++u) most[u].store(maxima + u * V::size);
+  }
+
+  // The same with the block that a part's maximum is first in, instead of the pieces' maxima.
+  void scan_first(const T* x, S from, S* maxima, S* sums, S* blocks) const {
+    V most[kParts], first[kParts];
+    for (int u = 0; u < kParts; ++u) {
+      most[u] = V(kLowest);
+      first[u] = V(S(0));
+    }
+    add_up(
+        x, from, sums,
+        [&](int u, V block, int64_t j) {
+          first[u] = select(most[u] < block, V(S(j)), first[u]);
+          most[u] = max(block, most[u]);
+        },
+        [] {});
+    for (int u = 0; u < kParts; ++u) {
+      most[u].store(maxima + u * V::size);
+      first[u].store(blocks + u * V::size);
+    }
+  }
+
+  // The first place of `score` in the block from j on that has it.
+  int64_t first_in_block(const T* x, int64_t j, S score) const {
+    static_assert(kBlock <= 64);
+    const V wanted(score);
+    uint64_t here = 0;
+    for (int i = 0; i < kBlock; i += V::size)
+      here |= uint64_t(lane_bits(at(x, j + i) == wanted)) << i;
+    return j + __builtin_ctzll(here);
+  }
+
+ private:
+  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
+  static constexpr int kBlock = 4 * kNetwork;        // elements read together
+  static constexpr int64_t kUnit = 4 * kBlock;
+  static constexpr int64_t kAhead = 4096;  // bytes
+
+  // Calls block(u, the maxima of a block of part u, its first element) and, after each piece,
+  // piece(). Sums are of pieces, with what adding them up loses to rounding.
+  template <typename Block, typename Piece>
+  [[gnu::always_inline]] void add_up(const T* x, S from, S* sums, Block block, Piece piece) const {
+    const V start(from), zero(S(0));
+    // Between short rows other work is done, for which hardware stops to fetch ahead.
+    const bool ahead = n_ * int64_t(sizeof(T)) <= kAhead;
+    V sum[kParts], lost[kParts], part[kParts];
+    for (int u = 0; u < kParts; ++u) sum[u] = lost[u] = zero;
+    const auto add = [&](int64_t j, auto load) {
+      for (int u = 0; u < kParts; ++u) {
+        const auto at_vector = [&](int i) { return j + (i * kParts + u) * V::size; };
+        V v[4];
+        for (int i = 0; i < 4; ++i) v[i] = load(at_vector(i));
+        if (ahead)
+          for (int i = 0; i < 4; ++i)
+            prefetch(reinterpret_cast<const char*>(x + at_vector(i)) + kAhead);
+        block(u, max(max(v[0], v[1]), max(v[2], v[3])), j);
+        for (V& e : v) e = exp_score(e - start);
+        part[u] = part[u] + ((v[0] + v[1]) + (v[2] + v[3]));
+      }
+    };
+    for (int64_t begin = 0; begin < n_; begin += step_) {
+      const int64_t end = begin + step_ < n_ ? begin + step_ : n_;
+      for (V& p : part) p = zero;
+      int64_t j = begin;
+      for (; j + kBlock <= end; j += kBlock) add(j, [&](int64_t i) { return V::load(x + i); });
+      if (j < end) add(j, [&](int64_t i) { return at(x, i); });
+      for (int u = 0; u < kParts; ++u) {
+        const V old = sum[u], term = part[u] - lost[u];
+        sum[u] = old + term;
+        lost[u] = (sum[u] - old) - term;
+      }
+      piece();
+    }
+    for (int u = 0; u < kParts; ++u) sum[u].store(sums + u * V::size);
+  }
+
+  int64_t n_, step_, pieces_;
+};
+
+}  // namespace
+}  // namespace fastops::softmax::cpu
