@@ -8,7 +8,11 @@ import torch
 
 import fastops
 from fastops.softmax.relatives import formulas
-from fastops.softmax.relatives.reference import entmax_loss_reference, entmax_reference
+from fastops.softmax.relatives.reference import (
+    entmax_loss_reference,
+    entmax_reference,
+    pladis_softmax_reference,
+)
 from tests.numerics import FLOATS, LAYOUTS, accumulator, lay_out, same_bits
 from tests.softmax.relatives import MAPS
 from tests.softmax.samples import booleans, integers, randn
@@ -86,6 +90,20 @@ def test_gradient_where_some_take_part(name, device):
     torch.testing.assert_close(dscale.double(), gradients[1], rtol=1e-4, atol=1e-4)
     (alone,) = torch.autograd.grad(MAPS[name].run(x, **given, scale=scale.detach()), x, grad)
     torch.testing.assert_close(alone, dx, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [0.7, 1.0, 1.3, 2.0])
+@pytest.mark.parametrize("n", [7, 300])
+def test_gradient_of_pladis(alpha, n, dtype, device):
+    x = randn(9, n, dtype=dtype, device=device).requires_grad_()
+    grad = randn(9, n, dtype=dtype, device=device, key=1)
+    (dx,) = torch.autograd.grad(fastops.pladis_softmax(x, 1.7, alpha), x, grad)
+    wide = x.detach().double().requires_grad_()
+    y = pladis_softmax_reference(wide, 1.7, alpha)
+    (wanted,) = torch.autograd.grad(y, wide, grad.double())
+    torch.testing.assert_close(dx.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
