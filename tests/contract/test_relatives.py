@@ -26,6 +26,8 @@ EVERY = [
     ({"lengths": torch.tensor([1, 5, 2])}, ValueError, "expected lengths in [0, 4], got 5"),
     ({"scale": "2"}, TypeError, "expected scale to be a number or a tensor"),
     ({"causal": "no"}, ValueError, "expected causal to be one of"),
+    ({"masked_rows": "no"}, ValueError, "expected masked_rows to be one of 'nan', 'zero'"),
+    ({"masked_rows": None}, TypeError, "expected masked_rows to be one of 'nan', 'zero'"),
 ]
 SOME = [
     ("entmax", {"alpha": 0.0}, ValueError, "expected alpha in (0, 4], got 0.0"),
@@ -36,9 +38,9 @@ SOME = [
     ("entmax", {"alpha": torch.tensor([1.0, -1.0, 2.0])}, ValueError, "(0, 4], got -1.0"),
     ("entmax", {"alpha": torch.ones(3, dtype=torch.int64)}, TypeError, "expected alpha of dtype"),
     ("pladis_softmax", {"lam": None}, TypeError, "expected lam to be a number"),
+    ("pladis_softmax", {"lam": float("inf")}, ValueError, "expected a finite lam, got inf"),
     ("pladis_softmax", {"alpha": 5}, ValueError, "expected alpha in (0, 4]"),
     ("softpick", {"eps": -1e-3}, ValueError, "expected eps >= 0"),
-    ("softpick", {"masked_rows": "no"}, ValueError, "expected masked_rows to be one of"),
     ("softmax_topk", {"k": 5}, ValueError, "expected k in [0, 4] (x.shape[2]), got 5"),
     ("softmax_topk", {"k": -1}, ValueError, "expected k in [0, 4]"),
     ("softmax_topk", {"k": 1.0}, TypeError, "expected k to be an int"),

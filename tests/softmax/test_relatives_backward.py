@@ -215,9 +215,29 @@ def test_special_losses(device):
                                   reduction="none")  # fmt: skip
     assert loss[0].isnan() and loss[1].isnan()
     assert loss[2] == math.inf and loss[3].isfinite()
+    loss = fastops.sparsemax_loss(x, torch.full((4,), 3, device=device), masked_rows="zero",
+                                  reduction="none")  # fmt: skip
+    assert loss[0].isnan() and loss[1] == 0 and loss[2:].isfinite().all()
     one_hot = torch.zeros(1, 6, device=device)
     one_hot[0, 1] = 9
     assert fastops.sparsemax_loss(one_hot, torch.tensor([1], device=device)) == 0
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_without_a_loss_have_no_gradient(name, device):
+    """Ignored ones, whatever is in them, and those without a score above -inf."""
+    function, _ = LOSSES[name]
+    x = randn(6, 9, device=device)
+    x[0, 3], x[1, 3], x[2], x[3] = math.nan, math.inf, -math.inf, -math.inf
+    x.requires_grad_()
+    target = torch.tensor([-100, -100, -100, 5, -100, 5], device=device)
+    loss = function(x, target, reduction="none", masked_rows="zero")
+    assert (loss[:5] == 0).all()
+    (dx,) = torch.autograd.grad(loss.sum(), x)
+    assert (dx[:5] == 0).all() and (dx[5] != 0).any()
+    mean = function(x, target, masked_rows="zero")
+    torch.testing.assert_close(mean, loss.sum() / 2)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -93,6 +93,10 @@ def test_none_chosen(device):
     assert fastops.softmax_topk(randn(0, 5, device=device), 2)[0].shape == (0, 2)
     value, index = fastops.softmax_topk(torch.tensor(2.0, device=device), 1)
     assert value.shape == () and value == 1 and index == 0
+    with pytest.raises(ValueError, match=r"expected k in \[1, 1\] \(x of 0 dims\), got 0"):
+        fastops.softmax_topk(torch.tensor(2.0, device=device), 0)
+    with pytest.raises(RuntimeError, match=r"expected k in \[1, 1\], got 0"):
+        torch.ops.fastops.softmax_topk(torch.tensor(2.0, device=device), 0)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

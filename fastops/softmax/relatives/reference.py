@@ -139,7 +139,7 @@ def pladis_softmax_reference(
 
 def entmax_loss_reference(
     x: Tensor, target: Tensor, alpha: float | Tensor = 1.5, dim: int = -1, *,
-    ignore_index: int = -100, **score,
+    masked_rows: str = "nan", ignore_index: int = -100, **score,
 ) -> Tensor:  # fmt: skip
     """The Fenchel-Young loss of entmax per row, in float64: x's shape without ``dim``."""
     rows = _Rows(x, dim, **score)
@@ -154,7 +154,7 @@ def entmax_loss_reference(
     ignored = label == ignore_index
     chosen = s.gather(-1, torch.where(ignored, 0, label))
     inner = torch.where(inside, p * torch.where(inside, s, 0.0), 0.0).sum(-1, keepdim=True)
-    loss = rows.special(entropy + inner - chosen, "nan")
+    loss = rows.special(entropy + inner - chosen, masked_rows)
     loss = torch.where(ignored, 0.0, loss)
     return loss.reshape([size for d, size in enumerate(x.shape) if d not in rows.dims])
 
