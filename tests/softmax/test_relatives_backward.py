@@ -158,6 +158,30 @@ def test_double_backward_off_the_support():
         assert second.isfinite().all()
 
 
+def test_second_derivatives_where_x_is_not_finite():
+    """Of x and scale: 0 * inf is nowhere, be the element or the row left out or not."""
+    x = randn(4, 6, dtype=torch.float64)
+    x[0, 1] = x[1] = -math.inf
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[2, 2], x[2, 2], mask[3], x[3, 0] = False, math.nan, False, math.inf
+    target = torch.zeros(4, dtype=torch.int64)
+    functions = {
+        **{name: MAPS[name].run for name in NAMES},
+        "softmax_topk": lambda x, **k: fastops.softmax_topk(x, 3, **k)[0],
+        "entmax15_loss": lambda x, **k: fastops.entmax15_loss(x, target, reduction="none", **k),
+    }
+    for name, function in functions.items():
+        leaves = (x.clone().requires_grad_(), torch.full((4,), 0.7).double().requires_grad_())
+        y = function(leaves[0], mask=mask, scale=leaves[1], masked_rows="zero")
+        weights = randn(*y.shape, dtype=torch.float64, key=1)
+        total = (torch.where(y.isfinite(), y, 0.0) * weights).sum()
+        first = torch.autograd.grad(total, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(t.square().sum() for t in first), leaves)
+        for t in (*first, *second):
+            assert t.isfinite().all(), name
+            assert (t[1] == 0).all() and (t[3] == 0).all(), name
+
+
 # ---- losses ------------------------------------------------------------------------------------
 
 LOSSES = {

@@ -23,10 +23,12 @@ from ..reference import participation, per_row
 def _scores(x: Tensor, dims, score) -> tuple[Tensor, Tensor]:
     """(s, -inf where excluded; which take part with a finite score)."""
     acc = accumulation_dtype(x.dtype)
+    scale = (score["scale"], score["row_scale"], dims, acc)
     valid = participation(x, dims, score["mask"], score["lengths"], CAUSAL[score["causal"]])
-    s = to_x(torch.where(valid, x.to(acc), 0.0), score["scale"], score["row_scale"], dims, acc)
-    s = torch.where(valid, s, -math.inf)
-    return s, s != -math.inf
+    x = torch.where(valid, x.to(acc), 0.0)
+    # An infinite x would have the derivative of row_scale be 0 * inf.
+    valid = valid & (to_x(x, *scale) != -math.inf)
+    return torch.where(valid, to_x(torch.where(valid, x, 0.0), *scale), -math.inf), valid
 
 
 def entmax_ds(grad: Tensor, y: Tensor, alpha, dims, valid: Tensor) -> Tensor:
