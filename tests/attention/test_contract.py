@@ -128,6 +128,37 @@ def test_compile(backend):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict):
+    """With gradients on, so that lists are transposed; the mask is as good as before afterwards."""
+    mask = Problem.make(sq=40, skv=40, mask_heads=1).mask(16)
+    module = fastops.nn.BlockSparseAttention(24, 4, num_kv_heads=2, sinks=True, block_mask=mask)
+    x = torch.randn(2, 40, 24)
+    program = torch.export.export(module, (x,), strict=strict)
+    got, wanted = program.module()(x), module(x)
+    torch.testing.assert_close(got, wanted)
+    wanted.sum().backward()
+    assert type(mask.transposed().offsets) is torch.Tensor
+
+
+def test_one_compilation_for_any_mask():
+    def count(graph, _):
+        counted.append(graph)
+        return graph
+
+    def attend(q, mask):
+        return fastops.block_sparse_attention(q, q, q, mask)
+
+    counted = []
+    torch._dynamo.reset()
+    compiled = torch.compile(attend, fullgraph=True, backend=count)
+    q = torch.randn(1, 2, 100, 32)
+    for left in (30, 10, 60, 80, 99, 31):
+        mask = fastops.BlockMask.sliding_window(100, left, block_size=32)
+        torch.testing.assert_close(compiled(q, mask), attend(q, mask))
+    assert len(counted) <= 2  # fixed sizes, then any
+
+
 def test_fake_tensors():
     for dtype in DTYPES:
         problem = Problem.make(dtype, heads=4, kv_heads=2, sq=9, skv=20, d=16, dv=5, kind="dense")
