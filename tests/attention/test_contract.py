@@ -92,11 +92,33 @@ def test_key_bias_shapes():
         assert same_bits(strided, fastops.block_sparse_attention(q, k, v, key_bias=leaf.detach()))
 
 
-def test_no_second_derivative():
-    q = torch.randn(1, 1, 4, 4, requires_grad=True)
-    out = fastops.block_sparse_attention(q, q, q)
+@pytest.mark.parametrize("index", range(5))
+def test_no_second_derivative(index):
+    """Refused where it is asked for, whichever argument alone has a gradient; the first is not."""
+    problem = Problem.make(sq=20, skv=30, d=8)
+    leaves = [t.detach().requires_grad_(i == index) for i, t in enumerate(problem.inputs)]
+    out = fastops.block_sparse_attention(*leaves[:3], sinks=leaves[3], key_bias=leaves[4])
+    leaf = leaves[index]
+    (plain,) = torch.autograd.grad(out.square().sum(), leaf, retain_graph=True)
+    (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
+    assert same_bits(first, plain)
     with pytest.raises(RuntimeError, match="second derivatives are not implemented"):
-        torch.autograd.grad(out.sum(), q, create_graph=True)
+        torch.autograd.grad(first.sum(), leaf)
+
+
+def test_torch_func():
+    problem = Problem.make(batch=3, heads=4, kv_heads=2, sq=20, skv=30, d=8, mask_batch=1)
+    mask, (q, k, v) = problem.mask(16), problem.inputs[:3]
+
+    def total(q, k, v):
+        return fastops.block_sparse_attention(q, k, v, mask).square().sum()
+
+    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+    wanted = torch.autograd.grad(total(*leaves), leaves)
+    got = torch.func.grad(total, (0, 1, 2))(q, k, v)
+    each = torch.vmap(torch.func.grad(lambda *t: total(*(s[None] for s in t)), (0, 1, 2)))(q, k, v)
+    for a, b, c in zip(got, each, wanted, strict=True):
+        assert same_bits(a, c) and same_bits(b, c)
 
 
 def test_gradient_without_lists_by_key():
