@@ -32,9 +32,9 @@ def model(name: str = "Llama", **config):
     return getattr(transformers, f"{name}ForCausalLM")(made).eval()
 
 
-def both(net, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+def both(net, *args, theirs="sdpa", **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
     results = []
-    for implementation in ("sdpa", "fastops"):
+    for implementation in (theirs, "fastops"):
         net.set_attn_implementation(implementation)
         assert net.config._attn_implementation == implementation
         results.append(net(*args, **kwargs).logits)
@@ -52,6 +52,17 @@ def tokens(*shape: int) -> torch.Tensor:
 def test_as_sdpa(name, config) -> None:
     net = model(name, **config)
     expected, got = both(net, tokens(2, 130))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sinks() -> None:
+    """gpt-oss: a learnt sink per head, and windows in every other layer."""
+    net = model(
+        "GptOss", sliding_window=24, head_dim=16, num_local_experts=2, num_experts_per_tok=1
+    )
+    for layer in net.model.layers:
+        torch.nn.init.normal_(layer.self_attn.sinks)
+    expected, got = both(net, tokens(2, 90), theirs="eager")
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
