@@ -158,6 +158,24 @@ def test_double_backward_off_the_support():
         assert second.isfinite().all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_second_derivatives(name):
+    """Of x and scale, against autograd twice through the reference."""
+    given = {"mask": booleans(4, 9, 7), "lengths": integers(0, 7, 4, 1), "masked_rows": "zero"}
+    second = []
+    for run in (MAPS[name].run, MAPS[name].exact):
+        x = randn(4, 9, 7, dtype=torch.float64).requires_grad_()
+        scale = (randn(9, dtype=torch.float64).abs() + 0.1).requires_grad_()
+        y = run(x, **given, scale=scale)
+        y = torch.where(y == -math.inf, 0.0, y)
+        weights = (randn(*t.shape, dtype=torch.float64, key=1) for t in (y, x, scale))
+        first = torch.autograd.grad((y * next(weights)).sum(), (x, scale), create_graph=True)
+        total = sum((t * w).sum() for t, w in zip(first, weights, strict=True))
+        second.append(torch.autograd.grad(total, (x, scale)))
+    for got, wanted in zip(*second, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-7)
+
+
 def test_second_derivatives_where_x_is_not_finite():
     """Of x and scale: 0 * inf is nowhere, be the element or the row left out or not."""
     x = randn(4, 6, dtype=torch.float64)
