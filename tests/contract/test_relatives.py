@@ -92,7 +92,8 @@ def test_numpy(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_compile(name):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(name, dynamic):
     x = torch.randn(2, 3, 4, requires_grad=True)
 
     def run(x):
@@ -100,7 +101,7 @@ def test_compile(name):
         return (y[0] if isinstance(y, tuple) else y) * 3
 
     torch._dynamo.reset()
-    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     torch.testing.assert_close(compiled(x), run(x))
     weights = torch.randn_like(run(x))
     for got, wanted in zip(
@@ -108,6 +109,27 @@ def test_compile(name):
         torch.autograd.grad(run(x), x, weights), strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(got, wanted)
+
+
+NUMBERS = {
+    "alpha": (lambda x, n: fastops.entmax(x, 1 + n), (0.2, 0.5)),
+    "lam": (lambda x, n: fastops.pladis_softmax(x, n), (0.2, 1.5)),
+    "eps": (lambda x, n: fastops.softpick(x, eps=n), (0.2, 0.5)),
+    "scale": (lambda x, n: fastops.sparsemax(x, scale=n), (0.2, 0.5)),
+    "k": (lambda x, n: fastops.softmax_topk(x, n)[0], (1, 3)),
+    "dim": (lambda x, n: fastops.softmax_topk(x, 2, n)[0], (1, -1)),
+}
+
+
+@pytest.mark.parametrize("which", NUMBERS)
+def test_compile_with_numbers_as_arguments(which):
+    """Which a compiler that assumes nothing about them makes symbolic."""
+    function, numbers = NUMBERS[which]
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
+    x = torch.randn(2, 3, 4)
+    for number in numbers:
+        torch.testing.assert_close(compiled(x, number), function(x, number))
 
 
 def opcheck_samples():

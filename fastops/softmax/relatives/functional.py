@@ -66,8 +66,7 @@ def softmax_topk(
     dims, score = _checked(name, x, dim, mask, lengths, causal, scale, masked_rows)
     if len(dims) != 1:
         raise ValueError(f"{name}: expected one dim, got {dim!r}")
-    if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TypeError(f"{name}: expected k to be an int, got {type(k).__name__}")
+    k = check.integer(name, "k to be an int", k)
     n = check.row_count(x.shape, dims)
     least, what = (0, f"x.shape[{dims[0]}]") if x.ndim else (1, "x of 0 dims")
     if not least <= k <= n:
@@ -182,7 +181,7 @@ def pladis_softmax(
             scale=scale, masked_rows=masked_rows,
         )  # fmt: skip
     lam = _number(name, "lam", lam)
-    if not math.isfinite(lam):
+    if not -math.inf < lam < math.inf:
         raise ValueError(f"{name}: expected a finite lam, got {lam}")
     alpha = _checked_alpha(name, alpha)
     dims, score = _checked(name, x, dim, mask, lengths, causal, scale, masked_rows)
