@@ -60,6 +60,7 @@ NOT_EMULATED = {
     "test_large::test_row_of_16m",
     "test_large::test_rows_beyond_any_scratch",
     "test_relatives::test_more_than_the_caches",
+    "test_topk::test_vocabulary",
     "test_relatives_backward::test_more_than_the_caches",
 }
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import fastops
+from tests.numerics import same_bits
 
 TARGET = torch.zeros(2, 3, dtype=torch.int64)
 FUNCTIONS = {
@@ -89,6 +90,26 @@ def test_numpy(name):
     for a, b in pairs:
         assert isinstance(a, np.ndarray)
         np.testing.assert_array_equal(a, b.numpy())
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_determinism(name):
+    """The same bits every time, forward and backward, on any number of threads."""
+    x = torch.randn(200, 3, 300, requires_grad=True)
+    target = {"target": torch.arange(600).view(200, 3) % 300} if name.endswith("loss") else {}
+
+    def run():
+        y = FUNCTIONS[name](x, **target)
+        y = y[0] if isinstance(y, tuple) else y
+        return y.detach(), *torch.autograd.grad(y.square().sum(), x)
+
+    first, threads = run(), torch.get_num_threads()
+    try:
+        for i in range(40):
+            torch.set_num_threads(1 + i % 4)
+            assert all(map(same_bits, run(), first))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

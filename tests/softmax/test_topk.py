@@ -87,6 +87,13 @@ def test_values_are_those_of_torch(device):
     torch.testing.assert_close(values, wanted.values, rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 8, 64, 128_256])
+def test_vocabulary(dtype, k, device):
+    """Rows of a language model's logits; in bf16 with many ties."""
+    check(randn(2, 128_256, dtype=dtype, device=device), k)
+
+
 def test_none_chosen(device):
     values, indices = fastops.softmax_topk(randn(3, 5, device=device), 0)
     assert values.shape == indices.shape == (3, 0)
