@@ -124,10 +124,13 @@ def test_padding_by_key_bias():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dense_is_sdpa(dtype):
-    problem = Problem.make(dtype, sq=100, skv=130, d=64, kind="dense", extras=False)
+@pytest.mark.parametrize("block", [None, 16, 64, (128, 32)], ids=str)
+def test_dense_is_sdpa(dtype, block):
+    """Without a list, and with one of every block."""
+    problem = Problem.make(dtype, sq=100, skv=130, d=64, kind="every block", extras=False)
     q, k, v = problem.inputs
-    got = fastops.block_sparse_attention(q, k, v, scale=0.2)
+    mask = None if block is None else problem.mask(block)
+    got = fastops.block_sparse_attention(q, k, v, mask, scale=0.2)
     wide = torch.nn.functional.scaled_dot_product_attention(
         q.double(), k.double(), v.double(), scale=0.2
     )

@@ -51,6 +51,7 @@ SOME = [
     ("sparsemax_loss", {"target": TARGET[0]}, ValueError, "expected target of shape (2, 3)"),
     ("sparsemax_loss", {"target": TARGET + 4}, ValueError, "expected target in [0, 3], got 4"),
     ("sparsemax_loss", {"reduction": "max"}, ValueError, "expected reduction to be one of"),
+    ("sparsemax_loss", {"ignore_index": None}, TypeError, "expected ignore_index to be an int"),
 ]
 
 

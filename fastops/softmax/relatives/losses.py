@@ -113,6 +113,7 @@ def _loss(
     if alphas["row_alpha"] is not None:
         alphas["row_alpha"] = alphas["row_alpha"].detach()
     check.one_of(name, "reduction", reduction, ("none", "mean", "sum"))
+    ignore_index = check.integer(name, "ignore_index to be an int", ignore_index)
     check.is_tensor(name, "target", target)
     check.is_dtype(name, "target", target, torch.int64)
     check.same_device(name, "target", target, x)
