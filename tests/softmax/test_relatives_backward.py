@@ -200,6 +200,20 @@ def test_second_derivatives_where_x_is_not_finite():
             assert (t[1] == 0).all() and (t[3] == 0).all(), name
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0,), ()])
+def test_gradients_of_nothing(name, shape):
+    """Of rows of no elements, of no rows, and of a 0-d tensor: twice, and of the right shapes."""
+    x = randn(*shape).requires_grad_()
+    scale = torch.ones(shape[:-1], requires_grad=True)
+    total = MAPS[name].run(x, scale=scale).sum()
+    first = torch.autograd.grad(total, (x, scale), create_graph=True)
+    second = torch.autograd.grad(sum(t.sum() for t in first), (x, scale))
+    for grad, like in zip((*first, *second), (x, scale) * 2, strict=True):
+        assert grad.shape == like.shape
+        assert grad.abs().sum() < 1e-5 or name == "softpick"
+
+
 # ---- losses ------------------------------------------------------------------------------------
 
 LOSSES = {

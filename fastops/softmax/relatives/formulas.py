@@ -99,7 +99,8 @@ def softpick_backward(grad, x, dim, *, eps, dtype, **score) -> Tensor:
     dims = dims_of(x, dim)
     s, valid = _scores(x, dims, score)
     grad, safe = torch.where(valid, grad.to(s.dtype), 0.0), torch.where(valid, s, 0.0)
-    c = (s.amax(dims, keepdim=True) if s.ndim else s).clamp_min(0).detach()  # cancels but for eps
+    c = s.detach().amax(dims, keepdim=True) if s.ndim and s.numel() else s.detach()
+    c = c.clamp_min(0)  # cancels but for eps
     away = (safe - c).exp()
     near = safe.abs() < 1
     u = torch.where(near, torch.expm1(torch.where(near, safe, 0.0)) * (-c).exp(), away - (-c).exp())
