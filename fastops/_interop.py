@@ -106,8 +106,9 @@ def torch_dtype(name: str, dtype: Any) -> Any:
         raise TypeError(f"{name}: expected a floating dtype, got {dtype!r}") from error
 
 
-def call(name: str, function: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """``function(x, *args, **kwargs)`` on tensors that share the arrays' memory.
+def call(name: str, function: Callable, x: Any, *args: Any, first: str = "x", **kwargs: Any) -> Any:
+    """``function(x, *args, **kwargs)`` on tensors that share the arrays' memory; x is its argument
+    `first`.
 
     The result comes back in the kind of x; what was given as ``out`` is returned as it was given.
     """
@@ -117,7 +118,7 @@ def call(name: str, function: Callable, x: Any, *args: Any, **kwargs: Any) -> An
         if "dtype" in kwargs:
             kwargs["dtype"] = torch_dtype(name, kwargs["dtype"])
         tensors = {arg: _to_tensor(name, arg, value) for arg, value in kwargs.items()}
-        result = function(_to_tensor(name, "x", x), *args, **tensors)
+        result = function(_to_tensor(name, first, x), *args, **tensors)
         if out is not None:
             return out
         if answer is None:

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastops
+from fastops import _interop
 from fastops.attention.reference import attention_reference
 from tests.attention.problems import DTYPES, Problem
 from tests.numerics import same_bits
@@ -225,6 +226,20 @@ def test_arrays():
     assert isinstance(out, np.ndarray) and isinstance(lse, np.ndarray)
     want = fastops.block_sparse_attention(q, k, v, sinks=sinks, key_bias=bias)
     assert np.array_equal(out, want.numpy())
+    mixed = fastops.block_sparse_attention(q, arrays[1], v, sinks=sinks, key_bias=bias.numpy())
+    assert same_bits(mixed, want)
+    with pytest.raises(ValueError, match="expected q without negative strides"):
+        fastops.block_sparse_attention(arrays[0][:, :, ::-1], *arrays[1:])
+
+
+def test_arrays_keep_to_their_stream(monkeypatch):
+    """CuPy's current one: what it is asked of is looked at, as there is no GPU."""
+    asked = []
+    stream = _interop._stream
+    monkeypatch.setattr(_interop, "_stream", lambda array: asked.append(array) or stream(array))
+    q = Problem.make(sq=4, skv=4).inputs[0].numpy()
+    fastops.block_sparse_attention(q, q, q)
+    assert len(asked) == 1 and asked[0] is q
 
 
 # ---- errors -------------------------------------------------------------------------------------
