@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -120,3 +124,17 @@ def test_what_the_kernels_lack() -> None:
     assert isinstance(BlockMask.from_element_mask(keep), BlockMask)
     with pytest.raises(ValueError, match="block sizes of"):
         register(block_size=48)
+
+
+def test_example(monkeypatch, capsys) -> None:
+    """examples/long_context.py, of fewer tokens than it is for."""
+    example = Path(__file__).parents[2] / "examples/long_context.py"
+    monkeypatch.setattr(sys, "argv", [str(example), "300"])
+    try:
+        runpy.run_path(str(example), run_name="__main__")
+    finally:
+        register(block_size=32)
+    printed = capsys.readouterr().out
+    assert printed.count("tokens/s") == 4
+    apart = [line.split()[5] for line in printed.splitlines() if "apart by at most" in line]
+    assert len(apart) == 2 and all(float(a) < 0.1 for a in apart)
