@@ -6,6 +6,7 @@ dtype, ValueError for a wrong value or shape. All run before any tensor is touch
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,15 @@ def same_device(name: str, arg: str, t: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name}: expected {arg} on {x.device} as x is, got {t.device}")
 
 
+def integer(name: str, expected: str, value: Any) -> int:
+    """An int, or what is as good as one (of NumPy, say), and no bool."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    return value.__index__()
+
+
 def floating_dtype(name: str, dtype: Any) -> None:
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"{name}: expected dtype to be a torch.dtype, got {dtype!r}")
@@ -80,11 +90,7 @@ def dims(name: str, dim: Any, rank: int) -> tuple[int, ...]:
     bound = max(rank, 1)
     wrapped = []
     for d in given:
-        if isinstance(d, bool) or not hasattr(d, "__index__"):
-            raise TypeError(
-                f"{name}: expected dim to be an int or a tuple of ints, got {type(d).__name__}"
-            )
-        d = d.__index__()
+        d = index(integer(name, "dim to be an int or a tuple of ints", d))
         if not -bound <= d < bound:
             raise ValueError(
                 f"{name}: expected dim in [{-bound}, {bound - 1}] for x of {rank} dims, got {d}"

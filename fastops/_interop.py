@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_OURS = (Tensor, int, float)  # numbers: a compiler's symbolic ones can be asked nothing else
+
 
 def is_foreign(value: Any) -> bool:
     """Whether `value` is an array that is not a torch tensor."""
@@ -27,7 +29,7 @@ def is_foreign(value: Any) -> bool:
 def any_foreign(*values: Any) -> bool:
     """Whether any of the values, or of the items of a tuple among them, is such an array."""
     for value in values:
-        if value is None or isinstance(value, Tensor):
+        if value is None or isinstance(value, _OURS):
             continue
         if is_foreign(value) or (isinstance(value, tuple) and any_foreign(*value)):
             return True
@@ -104,8 +106,9 @@ def torch_dtype(name: str, dtype: Any) -> Any:
         raise TypeError(f"{name}: expected a floating dtype, got {dtype!r}") from error
 
 
-def call(name: str, function: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """``function(x, *args, **kwargs)`` on tensors that share the arrays' memory.
+def call(name: str, function: Callable, x: Any, *args: Any, first: str = "x", **kwargs: Any) -> Any:
+    """``function(x, *args, **kwargs)`` on tensors that share the arrays' memory; x is its argument
+    `first`.
 
     The result comes back in the kind of x; what was given as ``out`` is returned as it was given.
     """
@@ -115,7 +118,7 @@ def call(name: str, function: Callable, x: Any, *args: Any, **kwargs: Any) -> An
         if "dtype" in kwargs:
             kwargs["dtype"] = torch_dtype(name, kwargs["dtype"])
         tensors = {arg: _to_tensor(name, arg, value) for arg, value in kwargs.items()}
-        result = function(_to_tensor(name, "x", x), *args, **tensors)
+        result = function(_to_tensor(name, first, x), *args, **tensors)
         if out is not None:
             return out
         if answer is None:

@@ -67,7 +67,7 @@ STABLE_TORCH_LIBRARY(fastops, m) {
   m.def("entmax_alpha_backward(Tensor grad, Tensor y, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
         ") -> Tensor");
   m.def("entmax_loss(Tensor x, Tensor target, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
-        ", int ignore_index=-100) -> Tensor");
+        ", int ignore_index=-100, bool zero_masked_rows=False) -> Tensor");
   m.def("entmax_loss_backward(Tensor grad, Tensor x, Tensor target, " FASTOPS_MAP_ARGS FASTOPS_ALPHA
         ", int ignore_index=-100, ScalarType? dtype=None) -> Tensor");
   m.def("pladis_softmax(Tensor x, " FASTOPS_MAP_ARGS

@@ -120,11 +120,11 @@ Tensor entmax_alpha_backward(const Tensor& grad, const Tensor& y, MAP_ARGS, doub
 }
 
 Tensor entmax_loss(const Tensor& x, const Tensor& target, MAP_ARGS, double alpha,
-                   const OptTensor& row_alpha, int64_t ignore_index) {
+                   const OptTensor& row_alpha, int64_t ignore_index, bool zero_masked_rows) {
   const char* op = "fastops.entmax_loss";
   Problem problem(op, x, dim);
   const DType in = floating(op, x, "x"), acc = accumulator(in, in);
-  MapParams p = params(Map::entmax);
+  MapParams p = params(Map::entmax, zero_masked_rows);
   problem.same(kX, p.x, x, "x");
   const Tensor loss = problem.empty_rows(x, acc, false);
   problem.per_row(kPerRow, p.per_row, loss, "loss");
@@ -132,7 +132,7 @@ Tensor entmax_loss(const Tensor& x, const Tensor& target, MAP_ARGS, double alpha
   add_alpha(op, problem, p, {alpha, row_alpha}, acc);
   add_target(op, problem, p, target, ignore_index);
   if (problem.empty()) {
-    if (problem.rows() > 0) torch::stable::fill_(loss, NAN);
+    if (problem.rows() > 0) torch::stable::fill_(loss, zero_masked_rows ? 0.0 : NAN);
     return loss;
   }
   finish(problem, p, x);
@@ -212,7 +212,9 @@ std::tuple<Tensor, Tensor, Tensor> softmax_topk(const Tensor& x, int64_t k, TOPK
   const char* op = "fastops.softmax_topk";
   Problem problem(op, x, {dim});
   const DType in = floating(op, x, "x"), acc = accumulator(in, in);
-  FASTOPS_CHECK(k >= 0 && k <= problem.n(), op, ": expected k in [0, ", problem.n(), "], got ", k);
+  const int64_t least = problem.rank() == 0;  // one value is all that a 0-d result can hold
+  FASTOPS_CHECK(k >= least && k <= problem.n(), op, ": expected k in [", least, ", ", problem.n(),
+                "], got ", k);
   TopkParams p;
   p.k = k;
   p.renormalize = renormalize;

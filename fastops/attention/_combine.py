@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _lists
+from ._arguments import integer
 from ._lists import FULL, NONE
 
 if TYPE_CHECKING:
@@ -54,11 +55,22 @@ class Combining:
         return "\n".join(lines + ["".join(_SHADES[s] for s in row) for row in shade])
 
     def plot(self, path: str | Path, batch: int = 0, head: int = 0) -> None:
-        """Saves a picture of a head's blocks, whole ones darker. Needs matplotlib."""
+        """Saves a picture of a head's blocks, whole ones darker. Needs matplotlib.
+
+        Raises:
+            TypeError, ValueError: a sample or a head that the mask does not have, which has
+                every one where it has one for all.
+        """
         from matplotlib.figure import Figure
 
+        at = []
+        for arg, value, size in (("batch", batch, self.batch), ("head", head, self.heads)):
+            integer("fastops.BlockMask.plot", arg, value, 0)
+            if value >= size > 1:
+                raise ValueError(f"fastops.BlockMask.plot: expected {arg} < {size}, got {value}")
+            at.append(min(value, size - 1))
         axes = (figure := Figure(figsize=(6, 6), layout="tight")).add_subplot()
-        picture = self._picture()[min(batch, self.batch - 1), min(head, self.heads - 1)]
+        picture = self._picture()[at[0], at[1]]
         axes.imshow(picture.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         axes.set(xlabel="key blocks", ylabel="query blocks", title=f"{self.density:.1%} of blocks")
         figure.savefig(path)

@@ -226,6 +226,7 @@ class ClosedForms:
     @classmethod
     def _tiles(cls, name, rank, size, tile, window, block_size, device) -> BlockMask:
         counts = tile_counts(name, rank, size, tile)
+        _numbers(name, "window", rank, window)
         tokens = math.prod(tile)
         if block_size is None:
             block_size = next((b for b in (128, 64, 32, 16) if tokens % b == 0), 16)
@@ -236,7 +237,7 @@ class ClosedForms:
             )
         near = torch.ones(1, 1, dtype=torch.bool)
         for n, w in zip(counts, window, strict=True):
-            if integer(name, "window", w, 1) % 2 == 0 and w < n:
+            if w % 2 == 0 and w < n:
                 raise ValueError(f"{name}: expected an odd window, got {tuple(window)}")
             at = torch.arange(n)
             centre = at.clamp(min(w // 2, n - 1), max(n - 1 - w // 2, 0)) if w < n else at * 0
@@ -254,7 +255,7 @@ class ClosedForms:
     @classmethod
     def vlm(
         cls,
-        image_ids: Tensor,
+        image_ids: Tensor | Sequence[int],
         categories: Sequence[str],
         sinks: int = 16,
         block_size: Sizes = 128,
@@ -278,9 +279,14 @@ class ClosedForms:
             TypeError, ValueError: other dtypes, shapes or words.
         """
         name = "fastops.BlockMask.vlm"
+        image_ids = torch.as_tensor(image_ids)
         device = image_ids.device if device is None else device
-        if image_ids.is_floating_point() or image_ids.ndim != 1:
-            raise ValueError(f"{name}: expected image_ids to be integers of shape [S]")
+        if image_ids.is_floating_point() or image_ids.dtype == torch.bool:
+            raise TypeError(f"{name}: expected image_ids of integers, got {image_ids.dtype}")
+        if image_ids.ndim != 1:
+            raise ValueError(
+                f"{name}: expected image_ids of shape [S], got {tuple(image_ids.shape)}"
+            )
         integer(name, "sinks", sinks, 0)
         unknown = [c for c in categories if c not in _CATEGORIES]
         if unknown or not categories:
@@ -372,14 +378,20 @@ def _positions(lengths: tuple[int, int]) -> Tensor:
 
 def tile_counts(name: str, rank: int, size: Any, tile: Any) -> list[int]:
     """Tiles along each dim."""
-    for arg, value in (("size", size), ("tile", tile)):
-        if len(value) != rank:
-            raise ValueError(f"{name}: expected {arg} of {rank} numbers, got {value}")
-        for n in value:
-            integer(name, arg, n, 1)
+    _numbers(name, "size", rank, size)
+    _numbers(name, "tile", rank, tile)
     if any(n % t for n, t in zip(size, tile, strict=True)):
         raise ValueError(f"{name}: expected size {tuple(size)} in multiples of tile {tuple(tile)}")
     return [n // t for n, t in zip(size, tile, strict=True)]
+
+
+def _numbers(name: str, arg: str, rank: int, value: Any) -> None:
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name}: expected {arg} of {rank} numbers, got {type(value).__name__}")
+    if len(value) != rank:
+        raise ValueError(f"{name}: expected {arg} of {rank} numbers, got {value}")
+    for n in value:
+        integer(name, arg, n, 1)
 
 
 def tile_order(size: Sequence[int], tile: Sequence[int], device: Device = None) -> Tensor:

@@ -34,7 +34,8 @@ class Functions:
     ) -> BlockMask:
         """Of a function of positions, worked out in tiles of some million elements.
 
-        Waits for the device; time follows Sq * Skv, memory the blocks and the partial ones kept.
+        Waits for the device; time follows Sq * Skv, memory the grid of blocks and the partial ones
+        kept.
 
         Args:
             mask_fn: ``mask_fn(b, h, q, kv)`` of integer tensors that broadcast, giving a bool one:

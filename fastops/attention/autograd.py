@@ -1,6 +1,5 @@
 """The derivative of block-sparse attention, which runs in an op of its own; there is no second."""
 
-import torch
 from torch.autograd import Function
 
 from .._autograd import apply, differentiated, redispatch
@@ -40,6 +39,24 @@ class _Attention(Function):
         return None, dq, dk, dv, None, dsinks, dbias, None, *(None,) * len(mask)
 
 
+class _Gradient(Function):
+    """The backward op where its own derivative may be asked for: there is none."""
+
+    @staticmethod
+    def forward(ctx, run, grad_out, grad_lse, *args):
+        *tensors, sinks, key_bias, mask_shape, scale, wanted, mask = args
+        return tuple(
+            run(grad_out, grad_lse, *tensors, mask, mask_shape, scale, sinks, key_bias, wanted)
+        )
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            "fastops.block_sparse_attention: second derivatives are not implemented; "
+            "differentiate fastops.attention.reference.attention_reference"
+        )
+
+
 def _attention(op):
     def kernel(keyset, q, k, v, mask, mask_shape, scale, sinks=None, key_bias=None):
         run = redispatch(op, keyset)
@@ -51,15 +68,20 @@ def _attention(op):
 
 
 def _attention_backward(op):
-    def kernel(keyset, grad_out, grad_lse, q, k, v, *rest):
-        if torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (grad_out, grad_lse, q, k, v)
-        ):
-            raise RuntimeError(
-                "fastops.block_sparse_attention: second derivatives are not implemented; "
-                "differentiate fastops.attention.reference.attention_reference"
+    def kernel(
+        keyset, grad_out, grad_lse, q, k, v, out, lse, mask, mask_shape, scale, sinks, key_bias,
+        wanted,
+    ):  # fmt: skip
+        run = redispatch(op, keyset)
+        tensors = (q, k, v, out, lse)
+        rows = (sinks, key_bias)
+        if not differentiated(grad_out, grad_lse, *tensors, *rows):
+            return run(grad_out, grad_lse, *tensors, mask, mask_shape, scale, *rows, wanted)
+        return list(
+            apply(
+                _Gradient, run, grad_out, grad_lse, *tensors, *rows, mask_shape, scale, wanted, mask
             )
-        return redispatch(op, keyset)(grad_out, grad_lse, q, k, v, *rest)
+        )
 
     return kernel
 

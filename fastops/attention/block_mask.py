@@ -76,6 +76,7 @@ class BlockMask(ClosedForms, Functions, Combining):
         self.seq_lens: tuple[int, int] = seq_lens
         self.batch, self.heads = batch, heads
         self._transposed: Lists | None = None
+        self._transposed_of: Any = None
 
     @classmethod
     def _make(cls, lists, bits, block_size, seq_lens, batch=1, heads=1) -> BlockMask:
@@ -113,14 +114,17 @@ class BlockMask(ClosedForms, Functions, Combining):
         """The same four lists by row of keys, over columns of queries; the bits stay as they are.
 
         Row ``(b * heads + h) * kv_blocks + j`` lists the blocks of queries that keep key block j.
-        Made at the first call, by a sort on the device, without waiting for it, and kept.
+        Made at the first call, by a sort on the device, without waiting for it, and kept until the
+        lists are edited, which compiled code does not notice.
         """
-        if self._transposed is None:
-            matrices = self.batch * self.heads
-            self._transposed = _lists.transpose(
-                self.lists, matrices, self.q_blocks, self.kv_blocks, self.bits
-            )
-        return self._transposed
+        state = None if torch.compiler.is_compiling() else _state(self.lists)
+        if self._transposed is not None and state in (None, self._transposed_of):
+            return self._transposed
+        matrices = self.batch * self.heads
+        made = _lists.transpose(self.lists, matrices, self.q_blocks, self.kv_blocks, self.bits)
+        if type(made.offsets) is Tensor:  # a trace's are of no use outside of it
+            self._transposed, self._transposed_of = made, state
+        return made
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BlockMask:
         """The same mask on a device."""
@@ -131,7 +135,7 @@ class BlockMask(ClosedForms, Functions, Combining):
         return self._make(lists, bits, self.block_size, self.seq_lens, self.batch, self.heads)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_transposed": None}
+        return {**self.__dict__, "_transposed": None, "_transposed_of": None}
 
     # ---- as dense tensors -------------------------------------------------------------------
     def to_block_map(self) -> Tensor:
@@ -244,3 +248,8 @@ class BlockMask(ClosedForms, Functions, Combining):
             blocks = Blocks(row, columns, grid[row, columns])
         lists = _lists.to_lists(blocks, rows, kv_blocks, num_partial)
         return cls._make(lists, bits, block_size, seq_lens, batch, heads)
+
+
+def _state(lists: Lists) -> list[tuple[int, int]]:
+    """Another one where a list is replaced, or edited in place."""
+    return [(id(t), 0 if t.is_inference() else t._version) for t in lists]

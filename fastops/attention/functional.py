@@ -64,17 +64,10 @@ def block_sparse_attention(
     64 MB of them (or one head) are held at a time, and only blocks that some query keeps.
     """
     if _interop.any_foreign(q, k, v, sinks, key_bias):
-        answer = _interop._answer(_NAME, q) if _interop.is_foreign(q) else lambda t: t
-        q, k, v, sinks, key_bias = (
-            _interop._to_tensor(_NAME, arg, value)
-            for arg, value in (
-                ("q", q), ("k", k), ("v", v), ("sinks", sinks), ("key_bias", key_bias),
-            )
+        return _interop.call(
+            _NAME, block_sparse_attention, q, first="q", k=k, v=v, block_mask=block_mask,
+            scale=scale, sinks=sinks, key_bias=key_bias, return_lse=return_lse,
         )  # fmt: skip
-        result = block_sparse_attention(
-            q, k, v, block_mask, scale=scale, sinks=sinks, key_bias=key_bias, return_lse=return_lse
-        )
-        return tuple(map(answer, result)) if return_lse else answer(result)
     _check_heads(q, k, v)
     batch, heads, _, head_dim = q.shape
     if scale is None:

@@ -19,7 +19,8 @@ class BlockSparseAttention(nn.Module):
         num_kv_heads: of keys and values; num_heads is a multiple of it. Default num_heads.
         bias: whether the projections have one.
         sinks: whether each head has a learnable attention sink, 0 at first.
-        block_mask: the mask where a call brings none; None: everything is kept.
+        block_mask: the mask where a call brings none; None: everything is kept. It goes where
+            ``module.to`` brings the parameters, and is no part of ``state_dict()``.
 
     Raises:
         ValueError: head counts that do not divide.
@@ -78,6 +79,12 @@ class BlockSparseAttention(nn.Module):
         block_mask = self.block_mask if block_mask is None else block_mask
         out = block_sparse_attention(q, k, v, block_mask, sinks=self.sinks, key_bias=key_bias)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "BlockSparseAttention":
+        super()._apply(fn, recurse)
+        if self.block_mask is not None:
+            self.block_mask = self.block_mask.to(self.q_proj.weight.device)
+        return self
 
     def extra_repr(self) -> str:
         return (

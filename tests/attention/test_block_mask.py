@@ -69,6 +69,17 @@ def test_transposed(block) -> None:
             assert (part.diff() > 0).all()
 
 
+def test_transposed_again_after_an_edit() -> None:
+    map = torch.eye(4, dtype=torch.bool)
+    made = BlockMask.from_dense(map, 16)
+    before = made.transposed()
+    made.indices[0] = 3  # in place
+    assert made.transposed().offsets.tolist() == [0, 0, 1, 2, 4]
+    made.indices = torch.tensor([1, 1, 2, 3], dtype=torch.int32)  # another tensor
+    assert made.transposed().offsets.tolist() == [0, 0, 2, 3, 4]
+    assert before.offsets.tolist() == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("lengths", [(128, 96), (100, 90)])
 def test_from_dense(lengths) -> None:
     map = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0)) < 0.5

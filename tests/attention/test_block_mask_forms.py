@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastops
 from fastops import BlockMask
@@ -235,7 +236,60 @@ def test_density_and_pictures(tmp_path) -> None:
     assert "seq_lens=(1024, 1024)" in repr(made)
     made.plot(tmp_path / "mask.png")
     assert (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
+    made.plot(tmp_path / "of_all.png", batch=7, head=3)  # one for all of them
+    two = BlockMask.from_dense(torch.ones(2, 3, 3, dtype=torch.bool), 16)
+    two.plot(tmp_path / "second.png", head=1)
+    with pytest.raises(ValueError, match="expected head < 2, got 2"):
+        two.plot(tmp_path / "third.png", head=2)
     assert BlockMask.causal((0, 40)).density == 0
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for t in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(t, torch.Tensor):
+                self.bytes = max(self.bytes, t.untyped_storage().nbytes())
+        return result
+
+
+LONG = 131_072
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BlockMask.causal(LONG),
+        lambda: BlockMask.sliding_window(LONG, 256, sinks=16, block_size=16),
+        lambda: BlockMask.documents(torch.arange(0, LONG + 1, 512), True, 16),
+        lambda: BlockMask.documents(torch.arange(0, LONG + 1, 4096)),
+        lambda: BlockMask.bigbird(LONG, 16),
+        lambda: BlockMask.tile_3d((32, 64, 64), (2, 4, 8), (3, 3, 3), 16),
+    ],
+)
+def test_memory_follows_the_blocks(make) -> None:
+    """Also that of making it and its transpose: far from Sq * Skv, and from the grid of blocks."""
+    with Largest() as largest:
+        made = make()
+        made.transposed()
+    blocks = int(made.offsets[-1])
+    kept = sum(t.nbytes for t in (*made.lists, made.bits))
+    assert kept <= 8 * blocks + (1 << 20)
+    assert largest.bytes <= 16 * blocks + 64 * LONG
+    assert largest.bytes < LONG**2 // 1000
+
+
+def test_from_fn_never_evaluates_everything() -> None:
+    with Largest() as largest:
+        made = BlockMask.from_fn(lambda b, h, q, kv: (q - kv).abs() < 300, 8192, 64)
+    assert made.density < 0.1
+    assert largest.bytes <= 8192**2 // 8
 
 
 @pytest.mark.parametrize(
@@ -254,7 +308,12 @@ def test_density_and_pictures(tmp_path) -> None:
         (lambda: BlockMask.tile_2d((8, 8), (3, 4), (1, 1)), ValueError, "multiples of tile"),
         (lambda: BlockMask.tile_2d((16, 16), (4, 4), (2, 1)), ValueError, "odd window"),
         (lambda: BlockMask.tile_2d((8, 8), (2, 4), (1, 1)), ValueError, "multiple of 16"),
-        (lambda: BlockMask.vlm(torch.zeros(4), ["sink"]), ValueError, "integers"),
+        (lambda: BlockMask.tile_2d(16, (4, 4), (1, 1)), TypeError, "size of 2 numbers, got int"),
+        (lambda: BlockMask.tile_2d((16, 16), (4, 4), (1,)), ValueError, "window of 2 numbers"),
+        (lambda: BlockMask.tile_3d((4, 4, 4), (4, 4), (1, 1, 1)), ValueError, "tile of 3 numbers"),
+        (lambda: BlockMask.vlm(torch.zeros(4), ["sink"]), TypeError, "of integers"),
+        (lambda: BlockMask.vlm(torch.ones(4) > 0, ["sink"]), TypeError, "of integers, got torch.b"),
+        (lambda: BlockMask.vlm(torch.zeros(2, 2).int(), ["sink"]), ValueError, r"\[S\], got"),
         (lambda: BlockMask.vlm(torch.zeros(4).int(), ["sinks"]), ValueError, "categories"),
         (lambda: BlockMask.from_fn(lambda b, h, q, k: q, 20), TypeError, "bool tensor"),
         (lambda: BlockMask.from_flex(3), TypeError, "flex_attention BlockMask"),

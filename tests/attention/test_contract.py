@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastops
+from fastops import _interop
 from fastops.attention.reference import attention_reference
 from tests.attention.problems import DTYPES, Problem
 from tests.numerics import same_bits
@@ -92,11 +93,33 @@ def test_key_bias_shapes():
         assert same_bits(strided, fastops.block_sparse_attention(q, k, v, key_bias=leaf.detach()))
 
 
-def test_no_second_derivative():
-    q = torch.randn(1, 1, 4, 4, requires_grad=True)
-    out = fastops.block_sparse_attention(q, q, q)
+@pytest.mark.parametrize("index", range(5))
+def test_no_second_derivative(index):
+    """Refused where it is asked for, whichever argument alone has a gradient; the first is not."""
+    problem = Problem.make(sq=20, skv=30, d=8)
+    leaves = [t.detach().requires_grad_(i == index) for i, t in enumerate(problem.inputs)]
+    out = fastops.block_sparse_attention(*leaves[:3], sinks=leaves[3], key_bias=leaves[4])
+    leaf = leaves[index]
+    (plain,) = torch.autograd.grad(out.square().sum(), leaf, retain_graph=True)
+    (first,) = torch.autograd.grad(out.square().sum(), leaf, create_graph=True)
+    assert same_bits(first, plain)
     with pytest.raises(RuntimeError, match="second derivatives are not implemented"):
-        torch.autograd.grad(out.sum(), q, create_graph=True)
+        torch.autograd.grad(first.sum(), leaf)
+
+
+def test_torch_func():
+    problem = Problem.make(batch=3, heads=4, kv_heads=2, sq=20, skv=30, d=8, mask_batch=1)
+    mask, (q, k, v) = problem.mask(16), problem.inputs[:3]
+
+    def total(q, k, v):
+        return fastops.block_sparse_attention(q, k, v, mask).square().sum()
+
+    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+    wanted = torch.autograd.grad(total(*leaves), leaves)
+    got = torch.func.grad(total, (0, 1, 2))(q, k, v)
+    each = torch.vmap(torch.func.grad(lambda *t: total(*(s[None] for s in t)), (0, 1, 2)))(q, k, v)
+    for a, b, c in zip(got, each, wanted, strict=True):
+        assert same_bits(a, c) and same_bits(b, c)
 
 
 def test_gradient_without_lists_by_key():
@@ -126,6 +149,37 @@ def test_compile(backend):
         results.append([out, lse, *torch.autograd.grad(out.sum() + lse.sum(), leaves)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict):
+    """With gradients on, so that lists are transposed; the mask is as good as before afterwards."""
+    mask = Problem.make(sq=40, skv=40, mask_heads=1).mask(16)
+    module = fastops.nn.BlockSparseAttention(24, 4, num_kv_heads=2, sinks=True, block_mask=mask)
+    x = torch.randn(2, 40, 24)
+    program = torch.export.export(module, (x,), strict=strict)
+    got, wanted = program.module()(x), module(x)
+    torch.testing.assert_close(got, wanted)
+    wanted.sum().backward()
+    assert type(mask.transposed().offsets) is torch.Tensor
+
+
+def test_one_compilation_for_any_mask():
+    def count(graph, _):
+        counted.append(graph)
+        return graph
+
+    def attend(q, mask):
+        return fastops.block_sparse_attention(q, q, q, mask)
+
+    counted = []
+    torch._dynamo.reset()
+    compiled = torch.compile(attend, fullgraph=True, backend=count)
+    q = torch.randn(1, 2, 100, 32)
+    for left in (30, 10, 60, 80, 99, 31):
+        mask = fastops.BlockMask.sliding_window(100, left, block_size=32)
+        torch.testing.assert_close(compiled(q, mask), attend(q, mask))
+    assert len(counted) <= 2  # fixed sizes, then any
 
 
 def test_fake_tensors():
@@ -172,6 +226,20 @@ def test_arrays():
     assert isinstance(out, np.ndarray) and isinstance(lse, np.ndarray)
     want = fastops.block_sparse_attention(q, k, v, sinks=sinks, key_bias=bias)
     assert np.array_equal(out, want.numpy())
+    mixed = fastops.block_sparse_attention(q, arrays[1], v, sinks=sinks, key_bias=bias.numpy())
+    assert same_bits(mixed, want)
+    with pytest.raises(ValueError, match="expected q without negative strides"):
+        fastops.block_sparse_attention(arrays[0][:, :, ::-1], *arrays[1:])
+
+
+def test_arrays_keep_to_their_stream(monkeypatch):
+    """CuPy's current one: what it is asked of is looked at, as there is no GPU."""
+    asked = []
+    stream = _interop._stream
+    monkeypatch.setattr(_interop, "_stream", lambda array: asked.append(array) or stream(array))
+    q = Problem.make(sq=4, skv=4).inputs[0].numpy()
+    fastops.block_sparse_attention(q, q, q)
+    assert len(asked) == 1 and asked[0] is q
 
 
 # ---- errors -------------------------------------------------------------------------------------

@@ -95,6 +95,9 @@ def test_same_function(dtype, kind, kv_heads) -> None:
     check(made, made.ours())
     again = FlexProblem(problem.inputs, keep, False, flex, BlockMask.from_flex(flex))
     assert all(map(same_bits, again.ours()[:2], made.ours()[:2]))
+    back = FlexProblem(problem.inputs, keep, False, made.made.to_flex(), made.made)
+    for a, b in zip(back.plain(), made.plain(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("lengths", [(113, 203), (203, 113), (1, 130)], ids=str)

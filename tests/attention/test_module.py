@@ -33,6 +33,14 @@ def test_trains():
     assert (x.grad[:, 4:] == 0).all() and (x.grad[:, :4] != 0).any()
 
 
+def test_the_mask_goes_along():
+    module = BlockSparseAttention(24, 4, block_mask=fastops.BlockMask.causal(20, 16))
+    assert module.to("meta").block_mask.device.type == "meta"
+    assert "block_mask" not in module.state_dict()
+    mask = fastops.BlockMask.causal(20, 16)
+    assert BlockSparseAttention(24, 4, block_mask=mask).bfloat16().block_mask is mask
+
+
 def test_errors():
     with pytest.raises(ValueError, match="embed_dim to be a multiple of num_heads == 5, got 24"):
         BlockSparseAttention(24, 5)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -32,9 +36,9 @@ def model(name: str = "Llama", **config):
     return getattr(transformers, f"{name}ForCausalLM")(made).eval()
 
 
-def both(net, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+def both(net, *args, theirs="sdpa", **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
     results = []
-    for implementation in ("sdpa", "fastops"):
+    for implementation in (theirs, "fastops"):
         net.set_attn_implementation(implementation)
         assert net.config._attn_implementation == implementation
         results.append(net(*args, **kwargs).logits)
@@ -52,6 +56,17 @@ def tokens(*shape: int) -> torch.Tensor:
 def test_as_sdpa(name, config) -> None:
     net = model(name, **config)
     expected, got = both(net, tokens(2, 130))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sinks() -> None:
+    """gpt-oss: a learnt sink per head, and windows in every other layer."""
+    net = model(
+        "GptOss", sliding_window=24, head_dim=16, num_local_experts=2, num_experts_per_tok=1
+    )
+    for layer in net.model.layers:
+        torch.nn.init.normal_(layer.self_attn.sinks)
+    expected, got = both(net, tokens(2, 90), theirs="eager")
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -109,3 +124,17 @@ def test_what_the_kernels_lack() -> None:
     assert isinstance(BlockMask.from_element_mask(keep), BlockMask)
     with pytest.raises(ValueError, match="block sizes of"):
         register(block_size=48)
+
+
+def test_example(monkeypatch, capsys) -> None:
+    """examples/long_context.py, of fewer tokens than it is for."""
+    example = Path(__file__).parents[2] / "examples/long_context.py"
+    monkeypatch.setattr(sys, "argv", [str(example), "300"])
+    try:
+        runpy.run_path(str(example), run_name="__main__")
+    finally:
+        register(block_size=32)
+    printed = capsys.readouterr().out
+    assert printed.count("tokens/s") == 4
+    apart = [line.split()[5] for line in printed.splitlines() if "apart by at most" in line]
+    assert len(apart) == 2 and all(float(a) < 0.1 for a in apart)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import fastops
+from tests.numerics import same_bits
 
 TARGET = torch.zeros(2, 3, dtype=torch.int64)
 FUNCTIONS = {
@@ -26,6 +27,8 @@ EVERY = [
     ({"lengths": torch.tensor([1, 5, 2])}, ValueError, "expected lengths in [0, 4], got 5"),
     ({"scale": "2"}, TypeError, "expected scale to be a number or a tensor"),
     ({"causal": "no"}, ValueError, "expected causal to be one of"),
+    ({"masked_rows": "no"}, ValueError, "expected masked_rows to be one of 'nan', 'zero'"),
+    ({"masked_rows": None}, TypeError, "expected masked_rows to be one of 'nan', 'zero'"),
 ]
 SOME = [
     ("entmax", {"alpha": 0.0}, ValueError, "expected alpha in (0, 4], got 0.0"),
@@ -36,9 +39,9 @@ SOME = [
     ("entmax", {"alpha": torch.tensor([1.0, -1.0, 2.0])}, ValueError, "(0, 4], got -1.0"),
     ("entmax", {"alpha": torch.ones(3, dtype=torch.int64)}, TypeError, "expected alpha of dtype"),
     ("pladis_softmax", {"lam": None}, TypeError, "expected lam to be a number"),
+    ("pladis_softmax", {"lam": float("inf")}, ValueError, "expected a finite lam, got inf"),
     ("pladis_softmax", {"alpha": 5}, ValueError, "expected alpha in (0, 4]"),
     ("softpick", {"eps": -1e-3}, ValueError, "expected eps >= 0"),
-    ("softpick", {"masked_rows": "no"}, ValueError, "expected masked_rows to be one of"),
     ("softmax_topk", {"k": 5}, ValueError, "expected k in [0, 4] (x.shape[2]), got 5"),
     ("softmax_topk", {"k": -1}, ValueError, "expected k in [0, 4]"),
     ("softmax_topk", {"k": 1.0}, TypeError, "expected k to be an int"),
@@ -48,6 +51,7 @@ SOME = [
     ("sparsemax_loss", {"target": TARGET[0]}, ValueError, "expected target of shape (2, 3)"),
     ("sparsemax_loss", {"target": TARGET + 4}, ValueError, "expected target in [0, 3], got 4"),
     ("sparsemax_loss", {"reduction": "max"}, ValueError, "expected reduction to be one of"),
+    ("sparsemax_loss", {"ignore_index": None}, TypeError, "expected ignore_index to be an int"),
 ]
 
 
@@ -90,7 +94,28 @@ def test_numpy(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_compile(name):
+def test_determinism(name):
+    """The same bits every time, forward and backward, on any number of threads."""
+    x = torch.randn(200, 3, 300, requires_grad=True)
+    target = {"target": torch.arange(600).view(200, 3) % 300} if name.endswith("loss") else {}
+
+    def run():
+        y = FUNCTIONS[name](x, **target)
+        y = y[0] if isinstance(y, tuple) else y
+        return y.detach(), *torch.autograd.grad(y.square().sum(), x)
+
+    first, threads = run(), torch.get_num_threads()
+    try:
+        for i in range(40):
+            torch.set_num_threads(1 + i % 4)
+            assert all(map(same_bits, run(), first))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(name, dynamic):
     x = torch.randn(2, 3, 4, requires_grad=True)
 
     def run(x):
@@ -98,7 +123,7 @@ def test_compile(name):
         return (y[0] if isinstance(y, tuple) else y) * 3
 
     torch._dynamo.reset()
-    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     torch.testing.assert_close(compiled(x), run(x))
     weights = torch.randn_like(run(x))
     for got, wanted in zip(
@@ -106,6 +131,27 @@ def test_compile(name):
         torch.autograd.grad(run(x), x, weights), strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(got, wanted)
+
+
+NUMBERS = {
+    "alpha": (lambda x, n: fastops.entmax(x, 1 + n), (0.2, 0.5)),
+    "lam": (lambda x, n: fastops.pladis_softmax(x, n), (0.2, 1.5)),
+    "eps": (lambda x, n: fastops.softpick(x, eps=n), (0.2, 0.5)),
+    "scale": (lambda x, n: fastops.sparsemax(x, scale=n), (0.2, 0.5)),
+    "k": (lambda x, n: fastops.softmax_topk(x, n)[0], (1, 3)),
+    "dim": (lambda x, n: fastops.softmax_topk(x, 2, n)[0], (1, -1)),
+}
+
+
+@pytest.mark.parametrize("which", NUMBERS)
+def test_compile_with_numbers_as_arguments(which):
+    """Which a compiler that assumes nothing about them makes symbolic."""
+    function, numbers = NUMBERS[which]
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=True)
+    x = torch.randn(2, 3, 4)
+    for number in numbers:
+        torch.testing.assert_close(compiled(x, number), function(x, number))
 
 
 def opcheck_samples():

@@ -8,7 +8,11 @@ import torch
 
 import fastops
 from fastops.softmax.relatives import formulas
-from fastops.softmax.relatives.reference import entmax_loss_reference, entmax_reference
+from fastops.softmax.relatives.reference import (
+    entmax_loss_reference,
+    entmax_reference,
+    pladis_softmax_reference,
+)
 from tests.numerics import FLOATS, LAYOUTS, accumulator, lay_out, same_bits
 from tests.softmax.relatives import MAPS
 from tests.softmax.samples import booleans, integers, randn
@@ -88,6 +92,20 @@ def test_gradient_where_some_take_part(name, device):
     torch.testing.assert_close(alone, dx, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [0.7, 1.0, 1.3, 2.0])
+@pytest.mark.parametrize("n", [7, 300])
+def test_gradient_of_pladis(alpha, n, dtype, device):
+    x = randn(9, n, dtype=dtype, device=device).requires_grad_()
+    grad = randn(9, n, dtype=dtype, device=device, key=1)
+    (dx,) = torch.autograd.grad(fastops.pladis_softmax(x, 1.7, alpha), x, grad)
+    wide = x.detach().double().requires_grad_()
+    y = pladis_softmax_reference(wide, 1.7, alpha)
+    (wanted,) = torch.autograd.grad(y, wide, grad.double())
+    torch.testing.assert_close(dx.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradcheck(name):
     x = randn(3, 7, dtype=torch.float64).requires_grad_()
@@ -138,6 +156,62 @@ def test_double_backward_off_the_support():
         (dx,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
         (second,) = torch.autograd.grad(dx.square().sum(), x)
         assert second.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_second_derivatives(name):
+    """Of x and scale, against autograd twice through the reference."""
+    given = {"mask": booleans(4, 9, 7), "lengths": integers(0, 7, 4, 1), "masked_rows": "zero"}
+    second = []
+    for run in (MAPS[name].run, MAPS[name].exact):
+        x = randn(4, 9, 7, dtype=torch.float64).requires_grad_()
+        scale = (randn(9, dtype=torch.float64).abs() + 0.1).requires_grad_()
+        y = run(x, **given, scale=scale)
+        y = torch.where(y == -math.inf, 0.0, y)
+        weights = (randn(*t.shape, dtype=torch.float64, key=1) for t in (y, x, scale))
+        first = torch.autograd.grad((y * next(weights)).sum(), (x, scale), create_graph=True)
+        total = sum((t * w).sum() for t, w in zip(first, weights, strict=True))
+        second.append(torch.autograd.grad(total, (x, scale)))
+    for got, wanted in zip(*second, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-7)
+
+
+def test_second_derivatives_where_x_is_not_finite():
+    """Of x and scale: 0 * inf is nowhere, be the element or the row left out or not."""
+    x = randn(4, 6, dtype=torch.float64)
+    x[0, 1] = x[1] = -math.inf
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[2, 2], x[2, 2], mask[3], x[3, 0] = False, math.nan, False, math.inf
+    target = torch.zeros(4, dtype=torch.int64)
+    functions = {
+        **{name: MAPS[name].run for name in NAMES},
+        "softmax_topk": lambda x, **k: fastops.softmax_topk(x, 3, **k)[0],
+        "entmax15_loss": lambda x, **k: fastops.entmax15_loss(x, target, reduction="none", **k),
+    }
+    for name, function in functions.items():
+        leaves = (x.clone().requires_grad_(), torch.full((4,), 0.7).double().requires_grad_())
+        y = function(leaves[0], mask=mask, scale=leaves[1], masked_rows="zero")
+        weights = randn(*y.shape, dtype=torch.float64, key=1)
+        total = (torch.where(y.isfinite(), y, 0.0) * weights).sum()
+        first = torch.autograd.grad(total, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(t.square().sum() for t in first), leaves)
+        for t in (*first, *second):
+            assert t.isfinite().all(), name
+            assert (t[1] == 0).all() and (t[3] == 0).all(), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0,), ()])
+def test_gradients_of_nothing(name, shape):
+    """Of rows of no elements, of no rows, and of a 0-d tensor: twice, and of the right shapes."""
+    x = randn(*shape).requires_grad_()
+    scale = torch.ones(shape[:-1], requires_grad=True)
+    total = MAPS[name].run(x, scale=scale).sum()
+    first = torch.autograd.grad(total, (x, scale), create_graph=True)
+    second = torch.autograd.grad(sum(t.sum() for t in first), (x, scale))
+    for grad, like in zip((*first, *second), (x, scale) * 2, strict=True):
+        assert grad.shape == like.shape
+        assert grad.abs().sum() < 1e-5 or name == "softpick"
 
 
 # ---- losses ------------------------------------------------------------------------------------
@@ -197,9 +271,29 @@ def test_special_losses(device):
                                   reduction="none")  # fmt: skip
     assert loss[0].isnan() and loss[1].isnan()
     assert loss[2] == math.inf and loss[3].isfinite()
+    loss = fastops.sparsemax_loss(x, torch.full((4,), 3, device=device), masked_rows="zero",
+                                  reduction="none")  # fmt: skip
+    assert loss[0].isnan() and loss[1] == 0 and loss[2:].isfinite().all()
     one_hot = torch.zeros(1, 6, device=device)
     one_hot[0, 1] = 9
     assert fastops.sparsemax_loss(one_hot, torch.tensor([1], device=device)) == 0
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("name", LOSSES)
+def test_rows_without_a_loss_have_no_gradient(name, device):
+    """Ignored ones, whatever is in them, and those without a score above -inf."""
+    function, _ = LOSSES[name]
+    x = randn(6, 9, device=device)
+    x[0, 3], x[1, 3], x[2], x[3] = math.nan, math.inf, -math.inf, -math.inf
+    x.requires_grad_()
+    target = torch.tensor([-100, -100, -100, 5, -100, 5], device=device)
+    loss = function(x, target, reduction="none", masked_rows="zero")
+    assert (loss[:5] == 0).all()
+    (dx,) = torch.autograd.grad(loss.sum(), x)
+    assert (dx[:5] == 0).all() and (dx[5] != 0).any()
+    mean = function(x, target, masked_rows="zero")
+    torch.testing.assert_close(mean, loss.sum() / 2)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -96,12 +96,23 @@ def test_values_are_those_of_torch(device):
     torch.testing.assert_close(values, wanted.values, rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 8, 64, 128_256])
+def test_vocabulary(dtype, k, device):
+    """Rows of a language model's logits; in bf16 with many ties."""
+    check(randn(2, 128_256, dtype=dtype, device=device), k)
+
+
 def test_none_chosen(device):
     values, indices = fastops.softmax_topk(randn(3, 5, device=device), 0)
     assert values.shape == indices.shape == (3, 0)
     assert fastops.softmax_topk(randn(0, 5, device=device), 2)[0].shape == (0, 2)
     value, index = fastops.softmax_topk(torch.tensor(2.0, device=device), 1)
     assert value.shape == () and value == 1 and index == 0
+    with pytest.raises(ValueError, match=r"expected k in \[1, 1\] \(x of 0 dims\), got 0"):
+        fastops.softmax_topk(torch.tensor(2.0, device=device), 0)
+    with pytest.raises(RuntimeError, match=r"expected k in \[1, 1\], got 0"):
+        torch.ops.fastops.softmax_topk(torch.tensor(2.0, device=device), 0)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

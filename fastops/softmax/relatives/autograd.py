@@ -59,8 +59,12 @@ class _RowFunction(Function):
             dx = backward(None, scale, row_scale, ctx.x_dtype) if need_x else None
             return dx, None
         acc = accumulation_dtype(ctx.x_dtype)
-        ds = backward(to_x(x.to(acc), scale, row_scale, dims, acc), 1.0, None, acc)
-        finite = torch.where(x.isfinite(), x, 0.0)
+        x, known = x.to(acc), x.isfinite()
+        finite = torch.where(known, x, 0.0)
+        # What is not finite is no factor of the second derivative: 0 * inf.
+        special = to_x(x.detach(), scale, row_scale.detach(), dims, acc)
+        s = torch.where(known, to_x(finite, scale, row_scale, dims, acc), special)
+        ds = backward(s, 1.0, None, acc)
         rows = sum_over(ds * finite, dims) * scale
         rows = rows.squeeze(dims) if x.ndim else rows
         dx = to_x(ds, scale, row_scale, dims, ctx.x_dtype) if need_x else None

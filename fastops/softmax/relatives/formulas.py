@@ -23,10 +23,12 @@ from ..reference import participation, per_row
 def _scores(x: Tensor, dims, score) -> tuple[Tensor, Tensor]:
     """(s, -inf where excluded; which take part with a finite score)."""
     acc = accumulation_dtype(x.dtype)
+    scale = (score["scale"], score["row_scale"], dims, acc)
     valid = participation(x, dims, score["mask"], score["lengths"], CAUSAL[score["causal"]])
-    s = to_x(torch.where(valid, x.to(acc), 0.0), score["scale"], score["row_scale"], dims, acc)
-    s = torch.where(valid, s, -math.inf)
-    return s, s != -math.inf
+    x = torch.where(valid, x.to(acc), 0.0)
+    # An infinite x would have the derivative of row_scale be 0 * inf.
+    valid = valid & (to_x(x, *scale) != -math.inf)
+    return torch.where(valid, to_x(torch.where(valid, x, 0.0), *scale), -math.inf), valid
 
 
 def entmax_ds(grad: Tensor, y: Tensor, alpha, dims, valid: Tensor) -> Tensor:
@@ -97,7 +99,8 @@ def softpick_backward(grad, x, dim, *, eps, dtype, **score) -> Tensor:
     dims = dims_of(x, dim)
     s, valid = _scores(x, dims, score)
     grad, safe = torch.where(valid, grad.to(s.dtype), 0.0), torch.where(valid, s, 0.0)
-    c = (s.amax(dims, keepdim=True) if s.ndim else s).clamp_min(0)
+    c = s.detach().amax(dims, keepdim=True) if s.ndim and s.numel() else s.detach()
+    c = c.clamp_min(0)  # cancels but for eps
     away = (safe - c).exp()
     near = safe.abs() < 1
     u = torch.where(near, torch.expm1(torch.where(near, safe, 0.0)) * (-c).exp(), away - (-c).exp())

@@ -1,5 +1,6 @@
 """The relatives of softmax as public functions: arguments checked, arrays converted, ops called."""
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal
@@ -38,7 +39,7 @@ def softmax_topk(
 
     Args:
         x: Tensor or array of float32, float64, float16 or bfloat16, any shape and strides.
-        k: How many, 0 <= k <= x.shape[dim].
+        k: How many, 0 <= k <= x.shape[dim] (1 for an x of 0 dims).
         dim: The dim to reduce over.
         mask, lengths, causal, scale: As in :func:`fastops.softmax`. What does not take part comes
             after everything that does, with value 0.
@@ -65,11 +66,11 @@ def softmax_topk(
     dims, score = _checked(name, x, dim, mask, lengths, causal, scale, masked_rows)
     if len(dims) != 1:
         raise ValueError(f"{name}: expected one dim, got {dim!r}")
-    if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TypeError(f"{name}: expected k to be an int, got {type(k).__name__}")
+    k = check.integer(name, "k to be an int", k)
     n = check.row_count(x.shape, dims)
-    if not 0 <= k <= n:
-        raise ValueError(f"{name}: expected k in [0, {n}] (x.shape[{dims[0]}]), got {k}")
+    least, what = (0, f"x.shape[{dims[0]}]") if x.ndim else (1, "x of 0 dims")
+    if not least <= k <= n:
+        raise ValueError(f"{name}: expected k in [{least}, {n}] ({what}), got {k}")
     check.is_bool(name, "renormalize", renormalize)
     values, indices, _ = call(
         _load.op("softmax_topk"), (x, score["row_scale"]), x, k, dims[0],
@@ -180,6 +181,8 @@ def pladis_softmax(
             scale=scale, masked_rows=masked_rows,
         )  # fmt: skip
     lam = _number(name, "lam", lam)
+    if not -math.inf < lam < math.inf:
+        raise ValueError(f"{name}: expected a finite lam, got {lam}")
     alpha = _checked_alpha(name, alpha)
     dims, score = _checked(name, x, dim, mask, lengths, causal, scale, masked_rows)
     return call(
@@ -261,18 +264,16 @@ def log_stablemax(
 # ---- arguments ----------------------------------------------------------------------------------
 
 
-def _checked(name, x, dim, mask, lengths, causal, scale, masked_rows=None):
+def _checked(name, x, dim, mask, lengths, causal, scale, masked_rows):
     """(dims, the op's arguments that make scores of x)."""
     check.is_tensor(name, "x", x)
     check.is_floating(name, "x", x)
-    if masked_rows is not None:
-        check.one_of(name, "masked_rows", masked_rows, tuple(_MASKED_ROWS))
+    check.one_of(name, "masked_rows", masked_rows, tuple(_MASKED_ROWS))
     dims = check.dims(name, dim, x.ndim)
     acc = accumulation_dtype(x.dtype)
     score = _score_args(name, x, dims, mask, None, lengths, causal, scale, acc)
     del score["bias"]
-    if masked_rows is not None:
-        score["zero_masked_rows"] = _MASKED_ROWS[masked_rows]
+    score["zero_masked_rows"] = _MASKED_ROWS[masked_rows]
     _load.require(name, x.device)
     return dims, score
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ... import _checks as check
 from ... import _interop, _load
 from ..autograd import call
-from .functional import _alpha_args, _checked
+from .functional import MaskedRows, _alpha_args, _checked
 
 Reduction = Literal["none", "mean", "sum"]
 
@@ -23,6 +23,7 @@ def entmax_loss(
     lengths: Any = None,
     causal: bool | str = False,
     scale: Any = None,
+    masked_rows: MaskedRows = "nan",
     reduction: Reduction = "mean",
     ignore_index: int = -100,
 ) -> Any:
@@ -40,6 +41,8 @@ def entmax_loss(
         dim: The dim of the classes.
         mask, lengths, causal, scale: As in :func:`fastops.softmax`. A row whose target takes no
             part has loss +inf.
+        masked_rows: "nan" or "zero": the loss of a row in which no score is above -inf; "zero" has
+            no gradient, and counts in the mean.
         reduction: "none" gives one loss per row, "mean" the mean over rows not ignored, "sum".
         ignore_index: Rows with this target have loss 0, no gradient, and do not count.
 
@@ -52,7 +55,7 @@ def entmax_loss(
     Differentiable twice in x and scale.
     """
     return _loss("fastops.entmax_loss", entmax_loss, x, target, alpha, dim, mask, lengths, causal,
-                 scale, reduction, ignore_index)  # fmt: skip
+                 scale, masked_rows, reduction, ignore_index)  # fmt: skip
 
 
 def sparsemax_loss(
@@ -64,13 +67,14 @@ def sparsemax_loss(
     lengths: Any = None,
     causal: bool | str = False,
     scale: Any = None,
+    masked_rows: MaskedRows = "nan",
     reduction: Reduction = "mean",
     ignore_index: int = -100,
 ) -> Any:
     """:func:`entmax_loss` with alpha 2 (Martins and Astudillo, "From Softmax to Sparsemax",
     section 3.2)."""
     return _loss("fastops.sparsemax_loss", sparsemax_loss, x, target, 2.0, dim, mask, lengths,
-                 causal, scale, reduction, ignore_index)  # fmt: skip
+                 causal, scale, masked_rows, reduction, ignore_index)  # fmt: skip
 
 
 def entmax15_loss(
@@ -82,30 +86,34 @@ def entmax15_loss(
     lengths: Any = None,
     causal: bool | str = False,
     scale: Any = None,
+    masked_rows: MaskedRows = "nan",
     reduction: Reduction = "mean",
     ignore_index: int = -100,
 ) -> Any:
     """:func:`entmax_loss` with alpha 1.5."""
     return _loss("fastops.entmax15_loss", entmax15_loss, x, target, 1.5, dim, mask, lengths, causal,
-                 scale, reduction, ignore_index)  # fmt: skip
+                 scale, masked_rows, reduction, ignore_index)  # fmt: skip
 
 
 def _loss(
-    name, function, x, target, alpha, dim, mask, lengths, causal, scale, reduction, ignore_index
-):
+    name, function, x, target, alpha, dim, mask, lengths, causal, scale, masked_rows, reduction,
+    ignore_index,
+):  # fmt: skip
     if _interop.any_foreign(x, target, alpha, mask, lengths, scale):
         given = {"alpha": alpha} if function is entmax_loss else {}
         return _interop.call(
             name, function, x, target=target, **given, dim=dim, mask=mask, lengths=lengths,
-            causal=causal, scale=scale, reduction=reduction, ignore_index=ignore_index,
+            causal=causal, scale=scale, masked_rows=masked_rows, reduction=reduction,
+            ignore_index=ignore_index,
         )  # fmt: skip
-    dims, score = _checked(name, x, dim, mask, lengths, causal, scale)
+    dims, score = _checked(name, x, dim, mask, lengths, causal, scale, masked_rows)
     if len(dims) != 1:
         raise ValueError(f"{name}: expected one dim, got {dim!r}")
     alphas = _alpha_args(name, alpha, x, dims)
     if alphas["row_alpha"] is not None:
         alphas["row_alpha"] = alphas["row_alpha"].detach()
     check.one_of(name, "reduction", reduction, ("none", "mean", "sum"))
+    ignore_index = check.integer(name, "ignore_index to be an int", ignore_index)
     check.is_tensor(name, "target", target)
     check.is_dtype(name, "target", target, torch.int64)
     check.same_device(name, "target", target, x)

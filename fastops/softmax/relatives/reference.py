@@ -103,10 +103,13 @@ def _entmax(s: Tensor, alpha: Tensor) -> Tensor:
             low, high = torch.where(over, tau, low), torch.where(over, high, tau)
         tau = torch.where(e > 0, low, high)
         support = (z > tau) & ~excluded
-    # One Newton step for the value, and for its derivatives: tau is where the sum is 1.
-    y = torch.where(support, _power(z - tau, p), 0.0)
-    slope = torch.where(support, _power(z - tau, p - 1), 0.0).detach().sum(-1, keepdim=True)
-    tau = tau + (y.sum(-1, keepdim=True) - 1) / (p.detach() * slope)
+    # tau is where the sum is 1: a Newton step for its value and first derivative, and one more for
+    # the second derivative alone.
+    for last in (False, True):
+        y = torch.where(support, _power(z - tau, p), 0.0)
+        slope = torch.where(support, _power(z - tau, p - 1), 0.0).sum(-1, keepdim=True)
+        step = (y.sum(-1, keepdim=True) - 1) / (p * slope)
+        tau = tau + (step - step.detach() if last else step)
     y = torch.where(support, _power(z - tau, p), 0.0)
     return torch.where(alpha == 1, soft, y / y.sum(-1, keepdim=True))
 
@@ -139,7 +142,7 @@ def pladis_softmax_reference(
 
 def entmax_loss_reference(
     x: Tensor, target: Tensor, alpha: float | Tensor = 1.5, dim: int = -1, *,
-    ignore_index: int = -100, **score,
+    masked_rows: str = "nan", ignore_index: int = -100, **score,
 ) -> Tensor:  # fmt: skip
     """The Fenchel-Young loss of entmax per row, in float64: x's shape without ``dim``."""
     rows = _Rows(x, dim, **score)
@@ -154,7 +157,7 @@ def entmax_loss_reference(
     ignored = label == ignore_index
     chosen = s.gather(-1, torch.where(ignored, 0, label))
     inner = torch.where(inside, p * torch.where(inside, s, 0.0), 0.0).sum(-1, keepdim=True)
-    loss = rows.special(entropy + inner - chosen, "nan")
+    loss = rows.special(entropy + inner - chosen, masked_rows)
     loss = torch.where(ignored, 0.0, loss)
     return loss.reshape([size for d, size in enumerate(x.shape) if d not in rows.dims])
 

@@ -110,7 +110,8 @@ class MapBackward {
     S *s = arrays[0], *dy = arrays[1];
     Tops<V> tops{arrays[2], 4};
     const Row<V> r = load_row<V>(p_, p_.x, cursor, scale_of<V>(p_, cursor), s, &tops);
-    if (r.empty()) return none(cursor);
+    const bool ignored = p_.target && cursor.at<int64_t>(p_.target) == p_.ignore_index;
+    if (r.empty() || ignored) return none(cursor);
     if (r.broken()) return nan(cursor, s);
     if (p_.target) return loss(cursor, s, arrays[3], tops, r.max);
     load_all<V>(p_.shape, p_.dy, cursor, dy);
@@ -137,7 +138,6 @@ class MapBackward {
   void loss(const RowCursor& cursor, const S* s, S* spare, const Tops<V>& tops, S max) const {
     const double alpha = alpha_of<V>(p_, cursor);
     const int64_t target = cursor.at<int64_t>(p_.target);
-    if (target == p_.ignore_index) return none(cursor);
     if (!valid_alpha(alpha) || target < 0 || target >= n_) return nan(cursor, s);
     with_power(alpha, [&]<Power kPower>() {
       const auto at = find_threshold<V, kPower>(s, n_, max, tops, spare, alpha);
@@ -158,7 +158,8 @@ class MapBackward {
     with_power(alpha, [&]<Power kPower>() {
       const auto at = find_threshold<V, kPower>(s, n_, max, tops, spare, alpha);
       const Terms<V, kPower> terms(alpha - 1, at.tau);
-      // The slopes are those of the unnormalised terms, which add up to 1 but for rounding.
+      // The slopes are those of the unnormalised terms, which but for alpha = 1 add up to 1.
+      const double norm = kPower == Power::exponential ? 1 / at.total : 1;
       const V m(max);
       double total = 0, dense = 0, slopes = 0, sparse = 0;
       constexpr int64_t block = 64 * V::size;
@@ -182,7 +183,7 @@ class MapBackward {
       }
       const double scale = double(scale_of<V>(p_, cursor));
       const V dense_mean(S(dense / total)), sparse_mean(S(sparse / slopes));
-      const V dense_factor(S((1 - p_.lambda) / total * scale)), factor(S(p_.lambda * scale));
+      const V dense_factor(S((1 - p_.lambda) / total * scale)), factor(S(p_.lambda * norm * scale));
       emit<V>(p_.shape, p_.out, cursor, stream_, [=, this](int64_t j) {
         const V d = V::load(s + j) - m, grad = V::load(dy + j);
         V g;

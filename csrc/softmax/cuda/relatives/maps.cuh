@@ -304,7 +304,8 @@ __global__ __launch_bounds__(kRowThreadsMost,
     const Acc dense_mean = static_cast<Acc>(dense.total / dense.tau);
     const Acc sparse_mean = static_cast<Acc>(sparse_sums.total / sparse_sums.tau);
     const Acc dense_factor = static_cast<Acc>((1 - p.lambda) / dense.tau);
-    const Acc lambda = static_cast<Acc>(p.lambda);
+    // The slopes are those of terms that add up to 1 but for alpha = 1.
+    const Acc lambda = static_cast<Acc>(alpha == 1 ? p.lambda / at.total : p.lambda);
     write([&](Acc s, int64_t j) {
       Acc slope;
       terms(s - max, slope);
