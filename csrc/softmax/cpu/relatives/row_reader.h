@@ -14,33 +14,57 @@ inline constexpr int kNetwork = 16;  // maxima of a row, and candidates that can
 
 // Elements above `low`, by rising index: their scores and places, and how many. `tops`: the lane
 // maxima of every `step` elements. Stops where there are more than `most`, with up to four vectors
-// of them. vector_at(j): -inf beyond the row's end.
+// of them. vector_at(j): -inf beyond the row's end. Where some k elements are less than one in four
+// vectors, what is to be looked at is listed first: a branch for each would often be mispredicted.
 template <typename V, typename F>
-inline int64_t collect(int64_t n, F vector_at, const typename V::Scalar* tops, int64_t step,
-                       typename V::Scalar low, int64_t most, typename V::Scalar* score,
-                       typename V::Scalar* place) {
+inline int64_t collect(int64_t n, int64_t k, F vector_at, const typename V::Scalar* tops,
+                       int64_t step, typename V::Scalar low, int64_t most,
+                       typename V::Scalar* score, typename V::Scalar* place) {
   using S = typename V::Scalar;
+  constexpr int kTogether = 64;
+  constexpr int64_t kBlock = 4 * V::size;
   const V bound(low);
   alignas(64) S lanes[V::size];
   for (int i = 0; i < V::size; ++i) lanes[i] = S(i);
   const V lane = V::load(lanes);
   int64_t count = 0;
-  const auto take = [&](V v, int64_t j) {
+  const auto take = [&](int64_t j) {
+    const V v = vector_at(j);
     const unsigned in = lane_bits(bound < v);
     compress(lane + V(S(j)), in, place + count);
     count += compress(v, in, score + count);
   };
-  for (int64_t end = step; end - step < n && count <= most; end += step, tops += V::size) {
-    if (!any(bound < V::load(tops))) continue;
-    int64_t j = end - step;
-    for (; j + 4 * V::size <= end && count <= most; j += 4 * V::size) {
-      V v[4];
-      for (int i = 0; i < 4; ++i) v[i] = vector_at(j + i * V::size);
-      if (!any(bound < max(max(v[0], v[1]), max(v[2], v[3])))) continue;
-      for (int i = 0; i < 4; ++i) take(v[i], j + i * V::size);
-    }
-    for (; j < end && count <= most; j += V::size) take(vector_at(j), j);
+  if (n <= k * kBlock) {
+    for (int64_t j = 0; j < n && count <= most; j += V::size) take(j);
+    return count;
   }
+  int64_t blocks[kTogether];
+  int listed = 0;
+  const auto take_listed = [&] {
+    for (int b = 0; b < listed && count <= most; ++b)
+      for (int i = 0; i < 4; ++i) take(blocks[b] + i * V::size);
+    listed = 0;
+  };
+  for (int64_t begin = 0; begin < n && count <= most; begin += kTogether * step) {
+    uint64_t groups = 0;
+    for (int g = 0; g < kTogether && begin + g * step < n; ++g, tops += V::size)
+      groups |= uint64_t(any(bound < V::load(tops))) << g;
+    for (; groups && count <= most; groups &= groups - 1) {
+      int64_t j = begin + __builtin_ctzll(groups) * step;
+      const int64_t end = j + step;
+      for (; j + kBlock <= end; j += kBlock) {
+        V v[4];
+        for (int i = 0; i < 4; ++i) v[i] = vector_at(j + i * V::size);
+        blocks[listed] = j;
+        listed += any(bound < max(max(v[0], v[1]), max(v[2], v[3])));
+        if (listed == kTogether) take_listed();
+      }
+      if (j == end) continue;
+      take_listed();
+      for (; j < end && count <= most; j += V::size) take(j);
+    }
+  }
+  take_listed();
   return count;
 }
 

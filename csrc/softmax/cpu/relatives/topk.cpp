@@ -213,8 +213,8 @@ class Topk {
   bool candidates(F vector_at, const Tops<V>& tops, S least, Candidates& c) const {
     const S low = __is_same(S, double) ? S(__builtin_nextafter(least, -__builtin_inf()))
                                        : S(__builtin_nextafterf(float(least), -__builtin_inff()));
-    c.count = collect<V>(n_, vector_at, tops.values, tops.step * V::size, low, kMaxRanked, c.score,
-                         c.place);
+    c.count = collect<V>(n_, k_, vector_at, tops.values, tops.step * V::size, low, kMaxRanked,
+                         c.score, c.place);
     return c.count <= kMaxRanked;
   }
 

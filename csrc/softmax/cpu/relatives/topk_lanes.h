@@ -88,7 +88,7 @@ class TopkLanes {
   int64_t candidates(const T* x, Group& g, int r, S least) const {
     S *const score = g.score[r], *const place = g.place[r];
     const int64_t count = collect<V>(
-        n_, [&](int64_t j) { return reader_.at(x, j); }, g.top[r][0], reader_.step(), least,
+        n_, k_, [&](int64_t j) { return reader_.at(x, j); }, g.top[r][0], reader_.step(), least,
         kNetwork, score, place);
     for (int64_t i = count; i < kNetwork; i += V::size) {
       V(-infinity<V>()).store(score + i);
