@@ -8,78 +8,88 @@
 namespace fastops::attention::cpu::FASTOPS_ISA {
 namespace {
 
-inline constexpr int64_t kLine = 64;
+// Lines that follow each other.
+struct LineRun {
+  const char *at, *end;
+  const LineRun* next;  // itself: there is no other
+};
 
-// Where a product is in rows of lines: its own copy, which stays in registers.
+// Where a product is in them: its own copy, which stays in registers.
 struct Lines {
-  const char *at, *row_end;
-  int64_t gap, step;  // from the end of a row to the next; from row to row
+  LineRun run;
 
   void fetch() {
-    fastops::cpu::prefetch(at);
-    at += kLine;
-    if (at == row_end) {
-      at += gap;
-      row_end += step;
-    }
+    fastops::cpu::prefetch(run.at);
+    run.at += 64;
+    if (run.at == run.end) run = *run.next;
   }
 };
 // Of products that fetch nothing.
 struct NoLines {
-  void fetch(int64_t = 1) {}
+  void fetch() {}
 };
 
 class Ahead {
  public:
+  Ahead() { forget(); }
+  Ahead(const Ahead&) = delete;
+
   // What was not fetched in time is not fetched.
-  void forget() { begin_ = end_ = left_ = 0; }
+  void forget() {
+    count_ = 0;
+    lines_.run = rest_;
+  }
   // `count` rows of `bytes` each, `step` bytes apart.
   void add(const char* rows, int64_t count, int64_t step, int64_t bytes) {
-    if (end_ == kRanges || count <= 0) return;
-    const int64_t lines = (bytes + kLine - 1) / kLine;
-    ranges_[end_++] = {{rows, rows + lines * kLine, step - lines * kLine, step}, count * lines};
-    if (!any()) advance();
+    const int64_t each = (bytes + 63) / 64 * 64;
+    if (step == each) add(rows, count * each);
+    else
+      for (int64_t i = 0; i < count; ++i) add(rows + i * step, each);
   }
 
-  bool any() const { return left_ > 0; }
-  // For a product of `count` steps: its copy, and that back. A range may end before the steps do;
-  // what follows it in memory is fetched for nothing.
+  bool any() const { return lines_.run.at != rest_.at; }
   Lines lines() const { return lines_; }
-  void keep(const Lines& lines, int64_t count) {
-    lines_ = lines;
-    left_ -= count;
-    if (!any()) advance();
-  }
-  // For products with longer steps.
-  void fetch(int64_t count) {
-    while (count > 0 && any()) {
-      const int64_t n = count < left_ ? count : left_;
-      Lines lines = lines_;
-      for (int64_t i = 0; i < n; ++i) lines.fetch();
-      keep(lines, n);
-      count -= n;
-    }
-  }
+  void keep(const Lines& lines) { lines_ = lines; }
 
  private:
-  static constexpr int64_t kRanges = 40;  // a chunk has up to 16 segments of keys and of values
-  struct Range {
-    Lines first;
-    int64_t lines;
-  };
+  static constexpr int kRuns = 512;  // rows of a chunk's keys and values, and of a task's, apart
 
-  void advance() {
-    left_ = 0;
-    if (begin_ == end_) return;
-    lines_ = ranges_[begin_].first;
-    left_ = ranges_[begin_++].lines;
+  void add(const char* at, int64_t bytes) {
+    if (count_ == kRuns || bytes == 0) return;
+    LineRun& run = runs_[count_];
+    run = {at, at + bytes, &rest_};
+    if (!any()) {
+      lines_.run = run;
+    } else {
+      runs_[count_ - 1].next = &run;
+      if (lines_.run.next == &rest_) lines_.run.next = &run;
+    }
+    ++count_;
   }
 
-  Range ranges_[kRanges];
-  int64_t begin_ = 0, end_ = 0;
+  // The same line for ever, one that is in cache.
+  const LineRun rest_{reinterpret_cast<const char*>(this), reinterpret_cast<const char*>(this) + 64,
+                      &rest_};
+  LineRun runs_[kRuns];
+  int count_ = 0;
   Lines lines_;
-  int64_t left_ = 0;
 };
+
+// product(lines), with those that there are to fetch.
+template <typename Product>
+inline void fetching(NoLines& none, const Product& product) {
+  product(none);
+}
+template <typename Product>
+inline void fetching(Ahead& ahead, const Product& product) {
+  if (!ahead.any()) {
+    NoLines none;
+    return product(none);
+  }
+  Lines lines = ahead.lines();
+  product(lines);
+  ahead.keep(lines);
+}
 
 }  // namespace
 }  // namespace fastops::attention::cpu::FASTOPS_ISA

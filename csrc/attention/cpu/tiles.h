@@ -47,11 +47,11 @@ struct Pairs {
 
 // sum[n][r] += over k < count: lanes[k][r] * each(n, k), where each(n, k) is the 4 bytes at
 // each + n * row + k * step. A step fetches a line ahead.
-template <typename F, int N, int R, typename A>
+template <typename F, int N, int R>
 inline void multiply(const char* each, int64_t row, int64_t step, const float* lanes, int64_t count,
-                     VecF32 (&sum)[N][R], A& ahead) {
+                     VecF32 (&sum)[N][R], auto& lines) {
   for (int64_t k = 0; k < count; ++k, each += step, lanes += R * L) {
-    ahead.fetch();
+    lines.fetch();
     VecF32 b[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) b[r] = VecF32::load(lanes + r * L);
@@ -64,19 +64,6 @@ inline void multiply(const char* each, int64_t row, int64_t step, const float* l
       for (int r = 0; r < R; ++r) sum[n][r] = F::multiply(b[r], a, sum[n][r]);
     }
   }
-}
-
-// The same; fetches what there is to fetch.
-template <typename F, int N, int R>
-inline void multiply(const char* each, int64_t row, int64_t step, const float* lanes, int64_t count,
-                     VecF32 (&sum)[N][R], Ahead& ahead) {
-  if (!ahead.any()) {
-    NoLines none;
-    return multiply<F, N, R>(each, row, step, lanes, count, sum, none);
-  }
-  Lines lines = ahead.lines();
-  multiply<F, N, R>(each, row, step, lanes, count, sum, lines);
-  ahead.keep(lines, count);
 }
 
 template <int N, int R>
@@ -128,7 +115,9 @@ inline void dots(const char* each, int64_t step, int64_t count, const float* lan
   const auto tile = [&]<int N>() {
     VecF32 sum[N][R];
     clear(sum);
-    multiply<F, N, R>(each + n * step, step, 4, lanes, depth, sum, ahead);
+    fetching(ahead, [&](auto& lines) {
+      multiply<F, N, R>(each + n * step, step, 4, lanes, depth, sum, lines);
+    });
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
@@ -147,11 +136,13 @@ inline void sums(const char* each, int64_t step, const Segment* segments, int64_
   const auto tile = [&]<int N>() {
     VecF32 sum[N][R];
     clear(sum);
-    for (int64_t i = 0; i < num_segments; ++i) {
-      const Segment& s = segments[i];
-      multiply<F, N, R>(each + s.unit * step + 4 * n, 4, step, lanes + s.at / F::pad * (R * L),
-                        ceil_div(s.count, F::pad), sum, ahead);
-    }
+    fetching(ahead, [&](auto& lines) {
+      for (int64_t i = 0; i < num_segments; ++i) {
+        const Segment& s = segments[i];
+        multiply<F, N, R>(each + s.unit * step + 4 * n, 4, step, lanes + s.at / F::pad * (R * L),
+                          ceil_div(s.count, F::pad), sum, lines);
+      }
+    });
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) done(n + i, sum[i]);
     n += N;
@@ -187,29 +178,31 @@ class MatrixRegisters {
 };
 
 // Sums of 16 * N rows; step(k) of `count` gives the addresses of a factor's rows and of the lanes.
-template <int N, int R, typename Step, typename A>
-inline void multiply_matrix(int64_t count, const Step& step, float* sums, A& ahead) {
+template <int N, int R, typename Step>
+inline void multiply_matrix(int64_t count, const Step& step, float* sums, auto& ahead) {
   constexpr int kLinesEach = 24;  // of a step's 64 clocks
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t k = 0; k < count; ++k) {
-    const auto at = step(k);
-    ahead.fetch(kLinesEach);
-    _tile_loadd(4, at.first, at.row_bytes);
-    _tile_loadd(6, at.lanes, R * 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (R == 2) {
-      _tile_loadd(7, at.lanes + 16, R * 64);
-      _tile_dpbf16ps(1, 4, 7);
+  fetching(ahead, [&](auto& lines) {
+    for (int64_t k = 0; k < count; ++k) {
+      const auto at = step(k);
+      for (int i = 0; i < kLinesEach; ++i) lines.fetch();
+      _tile_loadd(4, at.first, at.row_bytes);
+      _tile_loadd(6, at.lanes, R * 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (R == 2) {
+        _tile_loadd(7, at.lanes + 16, R * 64);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (N == 2) {
+        _tile_loadd(5, at.second, at.row_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
+      }
     }
-    if constexpr (N == 2) {
-      _tile_loadd(5, at.second, at.row_bytes);
-      _tile_dpbf16ps(2, 5, 6);
-      if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
-    }
-  }
+  });
   _tile_stored(0, sums, R * 64);
   if constexpr (R == 2) _tile_stored(1, sums + 16, R * 64);
   if constexpr (N == 2) {
