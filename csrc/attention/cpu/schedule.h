@@ -44,47 +44,47 @@ class TaskQueue {
 
   int64_t blocks() const { return blocks_; }  // listed in all
 
-  // Gives each worker a run of tasks, all about as heavy: a core keeps its own heads in cache and
-  // knows what comes next.
+  // Gives each worker a share, tasks that follow each other, all about as heavy: a core keeps its
+  // own heads in cache and knows what comes next.
   void share(int64_t workers) {
-    runs_ = std::vector<Run>(size_t(workers));
+    shares_ = std::vector<Share>(size_t(workers));
     int64_t total = 0, sum = 0;
     for (int64_t w : weights_) total += w;
     size_t at = 0;
     for (int64_t i = 0; i < workers; ++i) {
-      runs_[size_t(i)].next.store(at, std::memory_order_relaxed);
+      shares_[size_t(i)].next.store(at, std::memory_order_relaxed);
       while (at < tasks_.size() && sum * workers < total * (i + 1)) sum += weights_[at++];
-      runs_[size_t(i)].end = at;
+      shares_[size_t(i)].end = at;
     }
   }
 
-  // Whose run is at its end helps the next ones.
+  // Whose share is done helps the next ones.
   bool next(int64_t worker, Task& task) {
-    for (size_t i = 0; i < runs_.size(); ++i) {
-      Run& run = runs_[(size_t(worker) + i) % runs_.size()];
-      const size_t at = run.next.fetch_add(1, std::memory_order_relaxed);
-      if (at >= run.end) continue;
+    for (size_t i = 0; i < shares_.size(); ++i) {
+      Share& share = shares_[(size_t(worker) + i) % shares_.size()];
+      const size_t at = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (at >= share.end) continue;
       task = tasks_[at];
       return true;
     }
     return false;
   }
   bool upcoming(int64_t worker, Task& task) const {
-    const Run& run = runs_[size_t(worker)];
-    const size_t at = run.next.load(std::memory_order_relaxed);
-    if (at < run.end) task = tasks_[at];
-    return at < run.end;
+    const Share& own = shares_[size_t(worker)];
+    const size_t at = own.next.load(std::memory_order_relaxed);
+    if (at < own.end) task = tasks_[at];
+    return at < own.end;
   }
 
  private:
-  struct alignas(64) Run {
+  struct alignas(64) Share {
     std::atomic<size_t> next{0};
     size_t end = 0;
   };
 
   std::vector<Task> tasks_;
   std::vector<int64_t> weights_;  // of tasks: their blocks, and one for what each takes besides
-  std::vector<Run> runs_;
+  std::vector<Share> shares_;
   int64_t blocks_ = 0;
 };
 
