@@ -220,13 +220,13 @@ class Keys : Tile<F, R> {
 };
 
 template <template <typename, int> class Part, typename F>
-void run_form(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
+void run_form(const BackwardPlan& plan, const Worker& worker, int64_t in_lanes) {
 #ifdef __AMX_BF16__
   const MatrixRegisters registers;
 #endif
   const FlushDenormals flushed;
   const auto drain = [&](auto part) {
-    for (Task task; next_task(queue, task);) part.run(task);
+    for (Task task; next_task(worker, task);) part.run(task);
   };
   if constexpr (L == 16)
     if (in_lanes <= L) return drain(Part<F, 1>(plan));
@@ -234,25 +234,25 @@ void run_form(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
 }
 
 template <template <typename, int> class Part>
-void run(const BackwardPlan& plan, TaskQueue& queue, int64_t in_lanes) {
+void run(const BackwardPlan& plan, const Worker& worker, int64_t in_lanes) {
 #ifdef __AMX_BF16__
-  run_form<Part, Matrix>(plan, queue, in_lanes);
+  run_form<Part, Matrix>(plan, worker, in_lanes);
 #else
 #ifdef FASTOPS_AVX512
-  if (plan.p.dtype == DType::bf16) return run_form<Part, Pairs>(plan, queue, in_lanes);
+  if (plan.p.dtype == DType::bf16) return run_form<Part, Pairs>(plan, worker, in_lanes);
 #endif
-  run_form<Part, Singles>(plan, queue, in_lanes);
+  run_form<Part, Singles>(plan, worker, in_lanes);
 #endif
 }
 
 }  // namespace
 
-void backward_queries(const BackwardPlan& plan, TaskQueue& queue) {
-  run<Queries>(plan, queue, at_most(plan.p.mask.block_q, plan.p.seq_q));
+void backward_queries(const BackwardPlan& plan, const Worker& worker) {
+  run<Queries>(plan, worker, at_most(plan.p.mask.block_q, plan.p.seq_q));
 }
 
-void backward_keys(const BackwardPlan& plan, TaskQueue& queue) {
-  run<Keys>(plan, queue, at_most(plan.p.mask.block_kv, plan.p.seq_kv));
+void backward_keys(const BackwardPlan& plan, const Worker& worker) {
+  run<Keys>(plan, worker, at_most(plan.p.mask.block_kv, plan.p.seq_kv));
 }
 
 void join_query_parts(const BackwardPlan& plan, int64_t begin, int64_t end) {

@@ -20,11 +20,7 @@ template <typename F, int Rows>
 class Chunks {
  public:
   Chunks(const ListRow& list, const BlockMask& mask, int64_t length, int64_t block)
-      : list_(list),
-        mask_(mask),
-        length_(length),
-        size_(block),
-        shift_(__builtin_ctzll(uint64_t(block))) {}
+      : list_(list), mask_(mask), length_(length), size_(block) {}
 
   bool next() {
     count = rows = 0;
@@ -54,15 +50,6 @@ class Chunks {
     return count > 0;
   }
 
-  // The key of row n of the next chunk, as far as it is known before it is made; -1 if there is
-  // none.
-  int64_t upcoming(int64_t n) const {
-    const int64_t row = done_ + n, i = i_ + (row >> shift_);
-    const int64_t block = i < list_.count ? list_.block(i) : -1;
-    const int64_t key = block * size_ + (row & (size_ - 1));
-    return block >= 0 && key < length_ ? key : -1;
-  }
-
   // More fit only if a list names the short block at the end many times.
   static constexpr int64_t kSegments = Rows / 16;
   Segment segments[kSegments];
@@ -72,7 +59,6 @@ class Chunks {
   const ListRow& list_;
   const BlockMask& mask_;
   int64_t length_, size_;
-  int shift_;
   int64_t i_ = 0, done_ = 0;
 };
 

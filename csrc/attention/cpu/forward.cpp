@@ -3,7 +3,9 @@
 //
 // Per W = R * L queries, and per chunk of listed keys: scores [key][W] with their maximum
 // in the epilogue, exponentials in place, output[channel][W] = alpha * output + the chunk's sum.
-// All of it but K and V stays in L1 (head_dim 64: 8 KB each of queries, scores and output).
+// All of it but K and V stays in L1 (head_dim 64: 8 KB each of queries, scores and output). What
+// comes from further away is fetched ahead, during the products: for each task its output and the
+// next one's queries, for each chunk the next one's keys and values.
 #include "attention/cpu/chunks.h"
 #include "attention/cpu/kernels.h"
 #include "cpu/pow.h"
@@ -38,7 +40,7 @@ class Forward {
     }
   }
 
-  void run(Task task) {
+  void run(Task task, const Task* following) {
     batch_ = task.head / p_.heads;
     head_ = task.head % p_.heads;
     const int64_t kv_head = head_ / (p_.heads / p_.kv_heads);
@@ -51,10 +53,18 @@ class Forward {
       int tiles = 0;
       for (; tiles < kTiles && q + tiles * W < end; ++tiles)
         start(tiles_[tiles], q + tiles * W, q + tiles * W - begin, end);
+      ahead_.forget();
+      fetch_rows(p_.out, p_.value_dim, batch_, head_, q, at_most(q + kTiles * W, end));
       // Every tile works on a chunk while it is in cache.
-      Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_kv, p_.mask.block_kv);
-      while (chunks.next())
-        for (int t = 0; t < tiles; ++t) add(tiles_[t], chunks, t == 0);
+      Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_kv, p_.mask.block_kv), upcoming = chunks;
+      bool more = upcoming.next();
+      while (chunks.next()) {
+        more = more && upcoming.next();
+        if (more) fetch_chunk(upcoming, k_, v_);
+        else if (following) fetch_task(*following);
+        for (int t = 0; t < tiles; ++t) add(tiles_[t], chunks);
+        ahead_.forget();
+      }
       for (int t = 0; t < tiles; ++t) finish(tiles_[t]);
     }
   }
@@ -68,6 +78,33 @@ class Forward {
     VecF32 most[R], total[R];
     VecF32 base[R];  // most in log 2, as rounded where it was subtracted
   };
+
+  void fetch_rows(const Heads& t, int64_t channels, int64_t batch, int64_t head, int64_t begin,
+                  int64_t end) {
+    const int64_t bytes = int64_t(size_of(p_.dtype));
+    ahead_.add(row_at(t, p_.dtype, batch, head, begin), end - begin, t.stride[2] * bytes,
+               channels * bytes);
+  }
+
+  void fetch_chunk(const Chunks<F, kChunk>& chunk, const char* k, const char* v) {
+    const int64_t k_step = plan_.k.step, v_step = plan_.v.step;
+    for (int64_t i = 0; i < chunk.count; ++i) {
+      const Segment& s = chunk.segments[i];
+      ahead_.add(k + s.first * k_step, s.count, k_step, F::depth(p_.head_dim) * 4);
+      ahead_.add(v + s.unit * v_step, ceil_div(s.count, F::unit(p_.mask.block_kv)), v_step,
+                 F::stored ? v_step : p_.value_dim * 4);
+    }
+  }
+
+  // What a task starts with.
+  void fetch_task(Task task) {
+    const int64_t batch = task.head / p_.heads, head = task.head % p_.heads;
+    const int64_t kv_head = head / (p_.heads / p_.kv_heads), begin = task.row * p_.mask.block_q;
+    fetch_rows(p_.q, p_.head_dim, batch, head, begin, at_most(begin + p_.mask.block_q, p_.seq_q));
+    const ListRow list = list_row(p_.mask.by_query, p_.mask.num_patterns, batch, head, task.row);
+    Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_kv, p_.mask.block_kv);
+    if (chunks.next()) fetch_chunk(chunks, plan_.k.of(batch, kv_head), plan_.v.of(batch, kv_head));
+  }
 
   void start(Tile& t, int64_t query, int64_t in_block, int64_t end) {
     t.query = query;
@@ -83,29 +120,28 @@ class Forward {
     }
   }
 
-  void add(Tile& t, const Chunks<F, kChunk>& chunks, bool first) {
+  void add(Tile& t, const Chunks<F, kChunk>& chunks) {
     VecF32 most[R], alpha[R];
     for (int r = 0; r < R; ++r) most[r] = t.most[r];
-    for (int64_t i = 0; i < chunks.count; ++i) score(t, chunks, chunks.segments[i], most, first);
+    for (int64_t i = 0; i < chunks.count; ++i) score(t, chunks.segments[i], most);
     exponentials(t, chunks, most, alpha);
     const float* weights = F::paired ? pairs_ : scores_;
-    sums<F, R>(v_, plan_.v.step, chunks.segments, chunks.count, weights, p_.value_dim,
-               [&](int64_t n, const VecF32(&sum)[R]) {
-                 float* o = t.out + n * W;
-                 for (int r = 0; r < R; ++r)
-                   fma(VecF32::load(o + r * L), alpha[r], sum[r]).store(o + r * L);
-               });
+    const auto done = [&](int64_t n, const VecF32(&sum)[R]) {
+      float* o = t.out + n * W;
+      for (int r = 0; r < R; ++r) fma(VecF32::load(o + r * L), alpha[r], sum[r]).store(o + r * L);
+    };
+    sums<F, R>(v_, plan_.v.step, chunks.segments, chunks.count, weights, p_.value_dim, done,
+               ahead_);
   }
 
   // The scores of a segment, in units of 1 / unit_, and their maximum.
-  void score(const Tile& t, const Chunks<F, kChunk>& chunks, const Segment& s, VecF32 (&most)[R],
-             bool first) {
+  void score(const Tile& t, const Segment& s, VecF32 (&most)[R]) {
     float* to = scores_ + s.at * W;
     VecF32 high[R];
     for (int r = 0; r < R; ++r) high[r] = most[r];
     const auto product = [&](const auto& done) {
       dots<F, R>(k_ + s.first * plan_.k.step, plan_.k.step, s.count, t.queries,
-                 F::depth(p_.head_dim), to, done);
+                 F::depth(p_.head_dim), to, done, W, ahead_);
     };
     const bool masked = s.bits != nullptr;
     if (biased_) {
@@ -113,18 +149,15 @@ class Forward {
       load_bias(p_, batch_, head_, s.first, s.count, kLog2eF, bias);
       const VecF32 scale(p_.scale * kLog2eF);
       product([&](int64_t n, int r, VecF32 sum) {
-        if (first && r == 0) prefetch_row(chunks.upcoming(s.at + n));
         const VecF32 score = fma(sum, scale, VecF32(bias[n]));
         high[r] = max(score, high[r]);
         return score;
       });
     } else if (F::stored) {
       product(AsIs());
-      for (int64_t n = 0; first && n < s.count; ++n) prefetch_row(chunks.upcoming(s.at + n));
       if (!masked) highest(to, s.count, high);
     } else {
-      product([&](int64_t n, int r, VecF32 sum) {
-        if (first && r == 0) prefetch_row(chunks.upcoming(s.at + n));
+      product([&](int64_t, int r, VecF32 sum) {
         high[r] = max(sum, high[r]);
         return sum;
       });
@@ -159,17 +192,6 @@ class Forward {
       if (n < count) most[r] = max(VecF32::load(rows + n * W + r * L), most[r]);
       most[r] = max(other[r], most[r]);
     }
-  }
-
-  // Of the next chunk, spread over the work on this one: listed blocks are anywhere, which no
-  // hardware foresees.
-  void prefetch_row(int64_t key) const {
-    if (key < 0) return;
-    const char* k = k_ + key * plan_.k.step;
-    for (int64_t i = 0; i < F::depth(p_.head_dim) * 4; i += 64) prefetch(k + i);
-    const int64_t v_step = plan_.v.step / F::unit(p_.mask.block_kv);
-    const int64_t bytes = at_most(v_step, round_up(p_.value_dim, 32) * 4);
-    for (int64_t i = 0; i < bytes; i += 64) prefetch(v_ + key * v_step + i);
   }
 
   // Scores become their exponentials, relative to the new maximum.
@@ -234,37 +256,39 @@ class Forward {
   float unit_;   // of scores, in log 2
   float *scores_, *pairs_;
   Tile tiles_[kTiles];
+  Ahead ahead_;
   int64_t batch_ = 0, head_ = 0;
   const char *k_ = nullptr, *v_ = nullptr;
 };
 
 template <typename F, int R>
-void run(const ForwardPlan& plan, TaskQueue& queue) {
+void run(const ForwardPlan& plan, const Worker& worker) {
 #ifdef __AMX_BF16__
   const MatrixRegisters registers;
 #endif
   const FlushDenormals flushed;
   Forward<F, R> forward(plan);
-  for (Task task; next_task(queue, task);) forward.run(task);
+  for (Task task, following; next_task(worker, task);)
+    forward.run(task, upcoming_task(worker, following) ? &following : nullptr);
 }
 
 template <typename F>
-void run(const ForwardPlan& plan, TaskQueue& queue) {
+void run(const ForwardPlan& plan, const Worker& worker) {
   if constexpr (L == 16)
-    if (plan.p.mask.block_q <= L || plan.p.seq_q <= L) return run<F, 1>(plan, queue);
-  run<F, 2>(plan, queue);
+    if (plan.p.mask.block_q <= L || plan.p.seq_q <= L) return run<F, 1>(plan, worker);
+  run<F, 2>(plan, worker);
 }
 
 }  // namespace
 
-void forward(const ForwardPlan& plan, TaskQueue& queue) {
+void forward(const ForwardPlan& plan, const Worker& worker) {
 #ifdef __AMX_BF16__
-  run<Matrix>(plan, queue);
+  run<Matrix>(plan, worker);
 #else
 #ifdef FASTOPS_AVX512
-  if (plan.p.dtype == DType::bf16) return run<Pairs>(plan, queue);
+  if (plan.p.dtype == DType::bf16) return run<Pairs>(plan, worker);
 #endif
-  run<Singles>(plan, queue);
+  run<Singles>(plan, worker);
 #endif
 }
 

@@ -9,10 +9,10 @@ namespace fastops::attention::cpu {
   namespace isa {                                                              \
   extern const Unit kUnit;                                   /* of bf16 */     \
   void pack(const PackJob& job, int64_t begin, int64_t end); /* of blocks */   \
-  void forward(const ForwardPlan& plan, TaskQueue& queue);                     \
+  void forward(const ForwardPlan& plan, const Worker& worker);                 \
   void backward_delta(const BackwardParams& p, int64_t begin, int64_t end);    \
-  void backward_queries(const BackwardPlan& plan, TaskQueue& queue);           \
-  void backward_keys(const BackwardPlan& plan, TaskQueue& queue);              \
+  void backward_queries(const BackwardPlan& plan, const Worker& worker);       \
+  void backward_keys(const BackwardPlan& plan, const Worker& worker);          \
   void join_query_parts(const BackwardPlan& plan, int64_t begin, int64_t end); \
   }
 FASTOPS_ATTENTION_KERNELS(portable)

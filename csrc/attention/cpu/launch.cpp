@@ -18,10 +18,10 @@ constexpr int64_t kPackedBytes = 64 << 20;  // of operands packed at a time, or 
 struct Kernels {
   Unit unit;
   Packing::Kernel pack;
-  void (*forward)(const ForwardPlan&, TaskQueue&);
+  void (*forward)(const ForwardPlan&, const Worker&);
   void (*delta)(const BackwardParams&, int64_t, int64_t);
-  void (*queries)(const BackwardPlan&, TaskQueue&);
-  void (*keys)(const BackwardPlan&, TaskQueue&);
+  void (*queries)(const BackwardPlan&, const Worker&);
+  void (*keys)(const BackwardPlan&, const Worker&);
   void (*join)(const BackwardPlan&, int64_t, int64_t);
 };
 
@@ -135,7 +135,10 @@ QueryParts plan_parts(const BackwardParams& p, Unit unit) {
 
 }  // namespace
 
-bool next_task(TaskQueue& queue, Task& task) { return queue.next(task); }
+bool next_task(const Worker& worker, Task& task) { return worker.queue.next(worker.index, task); }
+bool upcoming_task(const Worker& worker, Task& task) {
+  return worker.queue.upcoming(worker.index, task);
+}
 
 void forward(const ForwardParams& params) {
   ForwardParams p = params;

@@ -43,14 +43,20 @@ struct PackJob {
   int64_t blocks() const { return (rows + block - 1) / block; }
 };
 
-// Rows of blocks of heads, given out one at a time to whichever thread is free: heads in order,
-// the rows of a head with the longest lists first.
+// Rows of blocks of heads, given out one at a time: heads in order, the rows of a head with the
+// longest lists first.
 struct Task {
   int32_t head;  // counted through the batch
   int32_t row;
 };
 class TaskQueue;
-bool next_task(TaskQueue& queue, Task& task);
+struct Worker {  // one of the threads that empty a queue
+  TaskQueue& queue;
+  int64_t index;
+};
+bool next_task(const Worker& worker, Task& task);
+// What next_task() will give this worker if no other helps it; for fetching ahead.
+bool upcoming_task(const Worker& worker, Task& task);
 
 struct ForwardPlan {
   const ForwardParams& p;

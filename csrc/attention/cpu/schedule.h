@@ -37,33 +37,68 @@ class TaskQueue {
                        [&](const Task& a, const Task& b) {
                          return blocks[size_t(a.row)] > blocks[size_t(b.row)];
                        });
+      for (size_t i = from; i < tasks_.size(); ++i)
+        weights_.push_back(blocks[size_t(tasks_[i].row)] + 1);
     }
   }
 
   int64_t blocks() const { return blocks_; }  // listed in all
 
-  bool next(Task& task) {
-    const size_t i = taken_.fetch_add(1, std::memory_order_relaxed);
-    if (i >= tasks_.size()) return false;
-    task = tasks_[i];
-    return true;
+  // Gives each worker a share, tasks that follow each other, all about as heavy: a core keeps its
+  // own heads in cache and knows what comes next.
+  void share(int64_t workers) {
+    shares_ = std::vector<Share>(size_t(workers));
+    int64_t total = 0, sum = 0;
+    for (int64_t w : weights_) total += w;
+    size_t at = 0;
+    for (int64_t i = 0; i < workers; ++i) {
+      shares_[size_t(i)].next.store(at, std::memory_order_relaxed);
+      while (at < tasks_.size() && sum * workers < total * (i + 1)) sum += weights_[at++];
+      shares_[size_t(i)].end = at;
+    }
+  }
+
+  // Whose share is done helps the next ones.
+  bool next(int64_t worker, Task& task) {
+    for (size_t i = 0; i < shares_.size(); ++i) {
+      Share& share = shares_[(size_t(worker) + i) % shares_.size()];
+      const size_t at = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (at >= share.end) continue;
+      task = tasks_[at];
+      return true;
+    }
+    return false;
+  }
+  bool upcoming(int64_t worker, Task& task) const {
+    const Share& own = shares_[size_t(worker)];
+    const size_t at = own.next.load(std::memory_order_relaxed);
+    if (at < own.end) task = tasks_[at];
+    return at < own.end;
   }
 
  private:
+  struct alignas(64) Share {
+    std::atomic<size_t> next{0};
+    size_t end = 0;
+  };
+
   std::vector<Task> tasks_;
-  std::atomic<size_t> taken_{0};
+  std::vector<int64_t> weights_;  // of tasks: their blocks, and one for what each takes besides
+  std::vector<Share> shares_;
   int64_t blocks_ = 0;
 };
 
-// kernel(plan, queue) on as many threads as the work is worth.
+// kernel(plan, worker) on as many threads as the work is worth.
 template <typename Plan>
-void run_tasks(void (*kernel)(const Plan&, TaskQueue&), const Plan& plan, TaskQueue& queue,
+void run_tasks(void (*kernel)(const Plan&, const Worker&), const Plan& plan, TaskQueue& queue,
                double flops) {
   constexpr double kFlopsPerThread = 1 << 20;
   const double useful = 1 + flops / kFlopsPerThread;
   const int64_t threads = fastops::cpu::num_threads();
   const int64_t used = useful < double(threads) ? int64_t(useful) : threads;
-  fastops::cpu::parallel_for(0, used, 1, [&](int64_t, int64_t) { kernel(plan, queue); });
+  queue.share(used);
+  fastops::cpu::parallel_for(0, used, 1,
+                             [&](int64_t index, int64_t) { kernel(plan, {queue, index}); });
 }
 
 // The operands of a group of heads, in one buffer: add() each, then pack().

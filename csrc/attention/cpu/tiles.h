@@ -3,6 +3,7 @@
 // lanes.
 #pragma once
 
+#include "attention/cpu/ahead.h"
 #include "attention/cpu/plan.h"
 #include "cpu/lanes.h"
 #include "cpu/transpose.h"
@@ -45,11 +46,12 @@ struct Pairs {
 #endif
 
 // sum[n][r] += over k < count: lanes[k][r] * each(n, k), where each(n, k) is the 4 bytes at
-// each + n * row + k * step.
+// each + n * row + k * step. A step fetches a line ahead.
 template <typename F, int N, int R>
 inline void multiply(const char* each, int64_t row, int64_t step, const float* lanes, int64_t count,
-                     VecF32 (&sum)[N][R]) {
+                     VecF32 (&sum)[N][R], auto& lines) {
   for (int64_t k = 0; k < count; ++k, each += step, lanes += R * L) {
+    lines.fetch();
     VecF32 b[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) b[r] = VecF32::load(lanes + r * L);
@@ -105,15 +107,17 @@ struct AsIs {
 // to[n][r] = done(n, r, sum) for every n < count, where sum is the product of `lanes`, `depth`
 // vectors long, with row n of `each`, rows `step` bytes apart. `to` has room for F::pad rows more;
 // its rows are `to_step` floats apart.
-template <typename F, int R, typename Done>
+template <typename F, int R, typename Done, typename A = NoLines>
   requires(!F::stored)
 inline void dots(const char* each, int64_t step, int64_t count, const float* lanes, int64_t depth,
-                 float* to, const Done& done, int64_t to_step = R * L) {
+                 float* to, const Done& done, int64_t to_step = R * L, A&& ahead = {}) {
   int64_t n = 0;
   const auto tile = [&]<int N>() {
     VecF32 sum[N][R];
     clear(sum);
-    multiply<F, N, R>(each + n * step, step, 4, lanes, depth, sum);
+    fetching(ahead, [&](auto& lines) {
+      multiply<F, N, R>(each + n * step, step, 4, lanes, depth, sum, lines);
+    });
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 4
@@ -125,18 +129,20 @@ inline void dots(const char* each, int64_t step, int64_t count, const float* lan
 
 // done(n, sums) for every channel n: the sum over the rows of the segments of lanes[row] times
 // channel n of the row of `each`.
-template <typename F, int R, typename Done>
+template <typename F, int R, typename Done, typename A = NoLines>
 inline void sums(const char* each, int64_t step, const Segment* segments, int64_t num_segments,
-                 const float* lanes, int64_t channels, const Done& done) {
+                 const float* lanes, int64_t channels, const Done& done, A&& ahead = {}) {
   int64_t n = 0;
   const auto tile = [&]<int N>() {
     VecF32 sum[N][R];
     clear(sum);
-    for (int64_t i = 0; i < num_segments; ++i) {
-      const Segment& s = segments[i];
-      multiply<F, N, R>(each + s.unit * step + 4 * n, 4, step, lanes + s.at / F::pad * (R * L),
-                        ceil_div(s.count, F::pad), sum);
-    }
+    fetching(ahead, [&](auto& lines) {
+      for (int64_t i = 0; i < num_segments; ++i) {
+        const Segment& s = segments[i];
+        multiply<F, N, R>(each + s.unit * step + 4 * n, 4, step, lanes + s.at / F::pad * (R * L),
+                          ceil_div(s.count, F::pad), sum, lines);
+      }
+    });
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) done(n + i, sum[i]);
     n += N;
@@ -171,31 +177,35 @@ class MatrixRegisters {
   } config_;
 };
 
-// Sums of 16 * A rows; step(k) of `count` gives the addresses of a factor's rows and of the lanes.
-template <int A, int R, typename Step>
-inline void multiply_matrix(int64_t count, const Step& step, float* sums) {
+// Sums of 16 * N rows; step(k) of `count` gives the addresses of a factor's rows and of the lanes.
+template <int N, int R, typename Step>
+inline void multiply_matrix(int64_t count, const Step& step, float* sums, auto& ahead) {
+  constexpr int kLinesEach = 24;  // of a step's 64 clocks
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t k = 0; k < count; ++k) {
-    const auto at = step(k);
-    _tile_loadd(4, at.first, at.row_bytes);
-    _tile_loadd(6, at.lanes, R * 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (R == 2) {
-      _tile_loadd(7, at.lanes + 16, R * 64);
-      _tile_dpbf16ps(1, 4, 7);
+  fetching(ahead, [&](auto& lines) {
+    for (int64_t k = 0; k < count; ++k) {
+      const auto at = step(k);
+      for (int i = 0; i < kLinesEach; ++i) lines.fetch();
+      _tile_loadd(4, at.first, at.row_bytes);
+      _tile_loadd(6, at.lanes, R * 64);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (R == 2) {
+        _tile_loadd(7, at.lanes + 16, R * 64);
+        _tile_dpbf16ps(1, 4, 7);
+      }
+      if constexpr (N == 2) {
+        _tile_loadd(5, at.second, at.row_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
+      }
     }
-    if constexpr (A == 2) {
-      _tile_loadd(5, at.second, at.row_bytes);
-      _tile_dpbf16ps(2, 5, 6);
-      if constexpr (R == 2) _tile_dpbf16ps(3, 5, 7);
-    }
-  }
+  });
   _tile_stored(0, sums, R * 64);
   if constexpr (R == 2) _tile_stored(1, sums + 16, R * 64);
-  if constexpr (A == 2) {
+  if constexpr (N == 2) {
     _tile_stored(2, sums + 16 * R * 16, R * 64);
     if constexpr (R == 2) _tile_stored(3, sums + 16 * R * 16 + 16, R * 64);
   }
@@ -207,10 +217,11 @@ struct MatrixStep {
   const float* lanes;
 };
 
-template <typename F, int R, typename Done>
+template <typename F, int R, typename Done, typename A = NoLines>
   requires __is_same
 (F, Matrix) inline void dots(const char* each, int64_t step, int64_t count, const float* lanes,
-                             int64_t depth, float* to, const Done& done) {
+                             int64_t depth, float* to, const Done& done, int64_t = R * L,
+                             A&& ahead = {}) {
   for (int64_t n = 0; n < count; n += 32) {
     const int64_t rows = at_most(count - n, 32);
     const char* first = each + n * step;
@@ -226,8 +237,8 @@ template <typename F, int R, typename Done>
       return MatrixStep{first + 64 * k, first + 16 * row_bytes + 64 * k, row_bytes,
                         lanes + k * 16 * R * L};
     };
-    if (rows > 16) multiply_matrix<2, R>(depth / 16, at, to + n * R * L);
-    else multiply_matrix<1, R>(depth / 16, at, to + n * R * L);
+    if (rows > 16) multiply_matrix<2, R>(depth / 16, at, to + n * R * L, ahead);
+    else multiply_matrix<1, R>(depth / 16, at, to + n * R * L, ahead);
   }
   if constexpr (!__is_same(Done, AsIs)) {
     for (int64_t n = 0; n < count; ++n)
@@ -238,11 +249,11 @@ template <typename F, int R, typename Done>
   }
 }
 
-template <typename F, int R, typename Done>
+template <typename F, int R, typename Done, typename A = NoLines>
   requires __is_same
 (F, Matrix) inline void sums(const char* each, int64_t step, const Segment* segments,
                              int64_t num_segments, const float* lanes, int64_t channels,
-                             const Done& done) {
+                             const Done& done, A&& ahead = {}) {
   alignas(64) float sum_rows[32 * R * L];
   MatrixStep steps[kMostUnits];
   int64_t count = 0;
@@ -255,8 +266,8 @@ template <typename F, int R, typename Done>
     const auto at = [&](int64_t k) {
       return MatrixStep{steps[k].first + n * 64, steps[k].second + n * 64, 64, steps[k].lanes};
     };
-    if (channels - n > 16) multiply_matrix<2, R>(count, at, sum_rows);
-    else multiply_matrix<1, R>(count, at, sum_rows);
+    if (channels - n > 16) multiply_matrix<2, R>(count, at, sum_rows, ahead);
+    else multiply_matrix<1, R>(count, at, sum_rows, ahead);
     for (int64_t i = 0; i < at_most(channels - n, 32); ++i) {
       VecF32 sum[R];
       for (int r = 0; r < R; ++r) sum[r] = VecF32::load(sum_rows + (i * R + r) * L);
