@@ -56,10 +56,10 @@ class Forward {
       ahead_.forget();
       fetch_rows(p_.out, p_.value_dim, batch_, head_, q, at_most(q + kTiles * W, end));
       // Every tile works on a chunk while it is in cache.
-      Chunks<F, kChunk> chunks(list, p_.mask, p_.seq_kv, p_.mask.block_kv), upcoming = chunks;
-      bool more = upcoming.next();
-      while (chunks.next()) {
-        more = more && upcoming.next();
+      Chunks<F, kChunk> upcoming(list, p_.mask, p_.seq_kv, p_.mask.block_kv);
+      for (bool more = upcoming.next(); more;) {
+        const Chunks<F, kChunk> chunks = upcoming;
+        more = upcoming.next();
         if (more) fetch_chunk(upcoming, k_, v_);
         else if (following) fetch_task(*following);
         for (int t = 0; t < tiles; ++t) add(tiles_[t], chunks);
