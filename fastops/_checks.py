@@ -90,6 +90,7 @@ def dims(name: str, dim: Any, rank: int) -> tuple[int, ...]:
     bound = max(rank, 1)
     wrapped = []
     for d in given:
+        # index: a compiler's symbolic dim becomes the number it stands for.
         d = index(integer(name, "dim to be an int or a tuple of ints", d))
         if not -bound <= d < bound:
             raise ValueError(

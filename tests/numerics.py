@@ -5,6 +5,7 @@ Every family's tests use these; nothing here knows an op.
 
 import math
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,17 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     """Equal bit for bit: NaN equals the same NaN, and 0 is not -0."""
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return a.shape == b.shape and torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
+
+
+def assert_repeats(run: Callable[[], Iterable[Tensor]], times: int) -> None:
+    """The same bits every time, on one to four threads."""
+    first, threads = list(run()), torch.get_num_threads()
+    try:
+        for i in range(times):
+            torch.set_num_threads(1 + i % 4)
+            assert all(same_bits(a, b) for a, b in zip(run(), first, strict=True))
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ---- the ratio rule ---------------------------------------------------------------------------

@@ -17,8 +17,7 @@ BLOCK_SIZES = (16, 32, 64, 128)
 
 
 def integer(name: str, arg: str, value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected {arg} to be an int, got {type(value).__name__}")
+    value = _checks.integer(name, f"{arg} to be an int", value)
     if value < least:
         raise ValueError(f"{name}: expected {arg} >= {least}, got {value}")
     return value

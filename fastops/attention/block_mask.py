@@ -118,7 +118,7 @@ class BlockMask(ClosedForms, Functions, Combining):
         lists are edited, which compiled code does not notice.
         """
         state = None if torch.compiler.is_compiling() else _state(self.lists)
-        if self._transposed is not None and state in (None, self._transposed_of):
+        if self._transposed is not None and (state is None or _same(state, self._transposed_of)):
             return self._transposed
         matrices = self.batch * self.heads
         made = _lists.transpose(self.lists, matrices, self.q_blocks, self.kv_blocks, self.bits)
@@ -250,6 +250,11 @@ class BlockMask(ClosedForms, Functions, Combining):
         return cls._make(lists, bits, block_size, seq_lens, batch, heads)
 
 
-def _state(lists: Lists) -> list[tuple[int, int]]:
-    """Another one where a list is replaced, or edited in place."""
-    return [(id(t), 0 if t.is_inference() else t._version) for t in lists]
+def _state(lists: Lists) -> list[tuple[Tensor, int]]:
+    """The lists and how often each was edited in place."""
+    return [(t, 0 if t.is_inference() else t._version) for t in lists]
+
+
+def _same(a: list[tuple[Tensor, int]], b: list[tuple[Tensor, int]] | None) -> bool:
+    """Whether no list was replaced or edited. Lists are held, as ids are given again."""
+    return b is not None and all(s is t and m == n for (s, m), (t, n) in zip(a, b, strict=True))

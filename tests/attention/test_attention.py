@@ -8,7 +8,7 @@ import torch
 import fastops
 from fastops import BlockMask
 from tests.attention.problems import DTYPES, Problem, check
-from tests.numerics import EMULATED, Guarded, lay_out, same_bits
+from tests.numerics import EMULATED, Guarded, assert_repeats, lay_out, same_bits
 
 pytestmark = pytest.mark.isa
 
@@ -193,6 +193,16 @@ def test_inputs_are_not_written_to():
 WILD = [-(2**31), -1, 0, 1, 2, 3, 7, 1000, 2**31 - 1]
 
 
+def edited(mask, share, generator):
+    """A mask's lists and their transpose, but for its bits a share of the numbers wild."""
+    lists = [*mask.lists, mask.bits, *mask.transposed()]
+    for i in (0, 1, 2, 3, 5, 6, 7, 8):
+        wild = torch.tensor(WILD)[torch.randint(len(WILD), lists[i].shape, generator=generator)]
+        hit = torch.rand(lists[i].shape, generator=generator) < share
+        lists[i] = torch.where(hit, wild.to(lists[i].dtype), lists[i])
+    return lists
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_edited_lists_stay_in_bounds(dtype):
     """Whatever a list says, nothing outside the tensors is read or written."""
@@ -200,11 +210,7 @@ def test_edited_lists_stay_in_bounds(dtype):
     g = torch.Generator().manual_seed(0)
     for _ in range(10):
         mask = problem.mask(32)
-        lists = [*mask.lists, mask.bits, *mask.transposed()]
-        for i in (0, 1, 2, 3, 5, 6, 7, 8):
-            wild = torch.tensor(WILD)[torch.randint(len(WILD), lists[i].shape, generator=g)]
-            hit = torch.rand(lists[i].shape, generator=g) < 0.4
-            lists[i] = torch.where(hit, wild.to(lists[i].dtype), lists[i])
+        lists = edited(mask, 0.4, g)
         shape = [32, 32, mask.batch, mask.heads]
         out, lse = torch.ops.fastops.block_sparse_attention(*problem.inputs, lists[:5], shape, 0.25)
         assert out.isfinite().all()
@@ -224,11 +230,7 @@ def test_nothing_around_edited_lists_is_read(dtype):
     g = torch.Generator().manual_seed(1)
     for _ in range(10):
         mask = problem.mask(32)
-        lists = [*mask.lists, mask.bits, *mask.transposed()]
-        for i in (0, 1, 2, 3, 5, 6, 7, 8):
-            wild = torch.tensor(WILD)[torch.randint(len(WILD), lists[i].shape, generator=g)]
-            hit = torch.rand(lists[i].shape, generator=g) < 0.2
-            lists[i] = torch.where(hit, wild.to(lists[i].dtype), lists[i])
+        lists = edited(mask, 0.2, g)
         results = []
         for around in (0, 1, -1, 2):  # blocks and patterns that there are, and that there are not
             pieces = []
@@ -262,14 +264,7 @@ def test_determinism(dtype):
         )
         return [out, lse, *grads]
 
-    first = run()
-    threads = torch.get_num_threads()
-    try:
-        for i in range(1000):
-            torch.set_num_threads(1 + i % 4)
-            assert all(map(same_bits, run(), first))
-    finally:
-        torch.set_num_threads(threads)
+    assert_repeats(run, 1000)
 
 
 def test_duplicates_in_a_list_count_twice():

@@ -78,6 +78,10 @@ def test_transposed_again_after_an_edit() -> None:
     made.indices = torch.tensor([1, 1, 2, 3], dtype=torch.int32)  # another tensor
     assert made.transposed().offsets.tolist() == [0, 0, 2, 3, 4]
     assert before.offsets.tolist() == [0, 1, 2, 3, 4]
+    for i in range(20):  # a new tensor may be where the one before last was
+        made.indices = torch.tensor([3, 3, 3, 3], dtype=torch.int32)
+        made.indices = torch.tensor([i % 4] * 4, dtype=torch.int32)
+        assert made.transposed().offsets.tolist() == [0] * (i % 4 + 1) + [4] * (4 - i % 4)
 
 
 @pytest.mark.parametrize("lengths", [(128, 96), (100, 90)])

@@ -68,7 +68,8 @@ inline int64_t collect(int64_t n, int64_t k, F vector_at, const typename V::Scal
   return count;
 }
 
-// e^d, relative error as of exp2<5> however far d is from 0; below the normal numbers 0.
+// e^d, below the normal numbers 0. Unlike exp_below its error does not grow with d but for that of
+// log2 e, one base for all: ratios of such powers are as exact as powers of the difference.
 inline VecF32 exp_score(VecF32 d) {
   if constexpr (!VecF32::exact_fma) return exp(d);
   const VecF32 log2e(kLog2eF), n = round(d * log2e);
