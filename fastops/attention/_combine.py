@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _lists
 from ._arguments import integer
-from ._lists import FULL, NONE
+from ._lists import FULL, NONE, Blocks
 
 if TYPE_CHECKING:
     from .block_mask import BlockMask
@@ -21,19 +21,24 @@ _SHADES = " ░▒▓█"
 
 
 class Combining:
-    """Methods of BlockMask. All wait for the device."""
+    """Methods of BlockMask."""
 
     def __and__(self, other: Any) -> BlockMask:
-        """What both keep."""
+        """What both keep. In time and memory of the blocks of both.
+
+        Does not wait for the device: on a GPU the lists have room for whatever may be kept, and
+        patterns are not shared.
+        """
         return _combined(self, other, NONE, FULL, torch.bitwise_and)
 
     def __or__(self, other: Any) -> BlockMask:
-        """What either keeps."""
+        """What either keeps. Cost as that of ``&``."""
         return _combined(self, other, FULL, NONE, torch.bitwise_or)
 
     @property
     def density(self) -> float:
-        """Listed blocks, partial ones counted whole, in all there are; 0 where there are none."""
+        """Listed blocks, partial ones counted whole, in all there are; 0 where there are none.
+        Waits for the device."""
         cells = self.batch * self.heads * self.q_blocks * self.kv_blocks
         return int(self.offsets[-1]) / cells if cells else 0.0
 
@@ -99,22 +104,61 @@ def _combined(
                 f"{name}: expected masks whose {what} is equal or 1, got {getattr(a, what)} and "
                 f"{getattr(b, what)}"
             )
-    left, right = torch.broadcast_tensors(a._grid(), b._grid())
-    ours, theirs = a.bits.shape[0], max(b.bits.shape[0], 1)
-    moved = torch.where(right >= 0, right + ours, right)
-    grid = torch.where(left == yields, moved, left)
-    grid = torch.where((left == wins) | (right == wins), wins, grid)
-    both = (left >= 0) & (right >= 0)
-    pairs, which = (left[both] * theirs + right[both]).unique(return_inverse=True)
-    joined = join(a.bits[pairs // theirs], b.bits[pairs % theirs])
-    kind = torch.arange(pairs.numel(), device=pairs.device) + ours + b.bits.shape[0]
-    kind = torch.where((joined == 0).all(1), NONE, kind)
-    kind = torch.where((joined == -1).all(1), FULL, kind)
-    grid = grid.clone()
-    grid[both] = kind[which]
-    bits = torch.cat([a.bits, b.bits, joined])
-    partial = grid >= 0
-    used, which = grid[partial].unique(return_inverse=True)
-    first, shared = _lists.share(bits[used])
-    grid[partial] = shared[which]
-    return a._from_grid(grid, bits[used][first], a.block_size, a.seq_lens, int(partial.sum()))
+    batch, heads = max(a.batch, b.batch), max(a.heads, b.heads)
+    rows, width = batch * heads * a.q_blocks, max(a.kv_blocks, 1)
+    ours, theirs = (
+        _lists.spread(
+            _lists.to_blocks(m.lists, m.batch * m.heads * m.q_blocks, m.kv_blocks, len(m.bits)),
+            m.q_blocks, (m.batch, m.heads), (batch, heads),
+        )
+        for m in (a, b)
+    )  # fmt: skip
+    # What does not count is at the end, for each mask at a place of its own.
+    a_key = torch.where(ours.rows < rows, ours.rows * width + ours.columns, rows * width)
+    b_key = torch.where(theirs.rows < rows, theirs.rows * width + theirs.columns, rows * width + 1)
+    key, left, right = a_key, ours.patterns, _lists.find(a_key, b_key, theirs.patterns)
+    if yields == NONE:  # what only the other one keeps is kept too
+        alone = _lists.find(b_key, a_key, ours.patterns) == NONE
+        key = torch.cat([key, torch.where(alone, b_key, rows * width)])
+        left = torch.cat([left, torch.full_like(theirs.patterns, NONE)])
+        right = torch.cat([right, theirs.patterns])
+
+    pattern = torch.where(left == yields, torch.where(right >= 0, right + len(a.bits), right), left)
+    pattern = torch.where((left == wins) | (right == wins), wins, pattern)
+    rooms = [
+        len(m.patterns) * (batch // m.batch) * (heads // m.heads) * (len(m.bits) > 0)
+        for m in (a, b)
+    ]
+    pairs, which = _pairs(left, right, (left >= 0) & (right >= 0), max(len(b.bits), 1), min(rooms))
+    if len(pairs):
+        joined = join(a.bits[pairs // len(b.bits)], b.bits[pairs % len(b.bits)])
+        kind = torch.arange(len(pairs), device=a.device) + len(a.bits) + len(b.bits)
+        kind = torch.where((joined == 0).all(1), NONE, kind)
+        kind = torch.where((joined == -1).all(1), FULL, kind)
+        pattern = torch.where(which < 0, pattern, kind[which.clamp(min=0)])
+        bits = torch.cat([a.bits, b.bits, joined])
+    else:
+        bits = torch.cat([a.bits, b.bits])
+    if _lists.may_look(key):
+        partial = pattern >= 0
+        used, which = pattern[partial].unique(return_inverse=True)
+        first, shared = _lists.share(bits[used])
+        pattern[partial] = shared[which]
+        bits = bits[used][first]
+    blocks = Blocks(key // width, key % width, pattern)
+    room = None if _lists.may_look(key) else sum(rooms)
+    return a._of_blocks(blocks, bits, a.block_size, a.seq_lens, batch, heads, room)
+
+
+def _pairs(
+    left: Tensor, right: Tensor, both: Tensor, base: int, room: int
+) -> tuple[Tensor, Tensor]:
+    """(pairs, which): ``left * base + right`` where `both`, and which of those each is, or -1.
+    Where values cannot be looked at there are `room` pairs."""
+    key = torch.where(both, left * base + right, 0)
+    if _lists.may_look(key):
+        pairs, at = key[both].unique(return_inverse=True)
+        return pairs, torch.full_like(key, -1).masked_scatter_(both, at)
+    at = torch.where(both, both.cumsum(0) - 1, room).clamp_(max=room)
+    pairs = key.new_zeros(room + 1).scatter_(0, at, key)[:room]
+    return pairs, torch.where(both, at, -1)

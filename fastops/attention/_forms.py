@@ -303,7 +303,7 @@ class ClosedForms:
             bits.append(patterns)
             count += patterns.shape[0]
         grid = torch.stack([grids[c] for c in categories])[None]
-        mask = cls._from_grid(grid, torch.cat(bits), size, (length, length), int((grid >= 0).sum()))
+        mask = cls._from_grid(grid, torch.cat(bits), size, (length, length))
         return mask.to(device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,7 @@ class Functions:
     ) -> BlockMask:
         """Of a function of positions, worked out in tiles of some million elements.
 
-        Waits for the device; time follows Sq * Skv, memory the grid of blocks and the partial ones
-        kept.
+        Waits for the device; time follows Sq * Skv, memory the blocks kept.
 
         Args:
             mask_fn: ``mask_fn(b, h, q, kv)`` of integer tensors that broadcast, giving a bool one:
@@ -57,19 +57,19 @@ class Functions:
             return cls.from_dense(empty, size, lengths)
         wide = max(size[1], min(lengths[1], _TILE // size[0]) // size[1] * size[1])
         wide = max(wide, size[1])
-        b = torch.arange(batch, device=device)[:, None, None, None]
-        h = torch.arange(heads, device=device)[:, None, None]
+        at = [torch.arange(n, device=device) for n in (batch, heads, *lengths)]
 
-        def tiles() -> Iterator[tuple[Tensor, Tensor]]:
-            for b_, h_ in ((b_, h_) for b_ in b for h_ in h):
-                for q in torch.arange(lengths[0], device=device).split(size[0]):
-                    for kv in torch.arange(lengths[1], device=device).split(wide):
+        def tiles() -> Iterator[tuple[Tensor, Tensor, tuple[int, int, int, int]]]:
+            for b, h in itertools.product(range(batch), range(heads)):
+                b_, h_ = at[0][b, None, None, None], at[1][h, None, None]
+                for i, q in enumerate(at[2].split(size[0])):
+                    for j, kv in enumerate(at[3].split(wide)):
                         keep = _evaluate(name, mask_fn, b_, h_, q[:, None], kv)
-                        yield _lists.cut(keep.expand(1, 1, q.numel(), kv.numel()), size)
+                        keep = keep.expand(1, 1, q.numel(), kv.numel())
+                        yield *_lists.cut(keep, size), (b, h, i, j * wide // size[1])
 
-        grids, bits = _lists.collect(tiles(), size)
-        grid = torch.cat([g.flatten() for g in grids]).view(batch, heads, *grid_shape)
-        return cls._from_grid(grid, bits, size, lengths, int((grid >= 0).sum()))
+        blocks, bits = _lists.collect(tiles(), heads, grid_shape[0], size, device)
+        return cls._of_blocks(blocks, bits, size, lengths, batch, heads)
 
     @classmethod
     def from_flex(cls, mask: Any) -> BlockMask:
@@ -112,7 +112,7 @@ class Functions:
         if kinds:
             kind = torch.cat(kinds)
             grid[b, h, i, j] = torch.where(kind == 0, which, kind)
-        return cls._from_grid(grid, bits[first], size, lengths, int((grid >= 0).sum()))
+        return cls._from_grid(grid, bits[first], size, lengths)
 
     def to_flex(self) -> Any:
         """The same mask for ``torch.nn.attention.flex_attention``: its mask_mod looks up the bits.

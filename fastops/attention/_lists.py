@@ -15,6 +15,11 @@ WORD = 32
 FULL, NONE = -1, -2  # in place of a pattern: the block is kept whole, or left out
 
 
+def may_look(t: Tensor) -> bool:
+    """Whether values may decide shapes: not those on a GPU, which would have to be waited for."""
+    return not t.is_cuda
+
+
 class Lists(NamedTuple):
     """Rows of a compressed matrix of blocks, partial ones first in each row (csrc attention.h)."""
 
@@ -151,24 +156,51 @@ def cut(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def collect(
-    parts: Iterable[tuple[Tensor, Tensor]], size: tuple[int, int]
-) -> tuple[list[Tensor], Tensor]:
-    """Numbers the partial blocks of what :func:`cut` gave: for each part its grid of patterns,
-    FULL or NONE, and the bits of all of them, equal ones shared. Waits for the device."""
-    grids, packed, count = [], [], 0
-    for kinds, blocks in parts:
-        partial = kinds == 1
-        bits = pack_bits(blocks[partial].flatten(1))
+    parts: Iterable[tuple[Tensor, Tensor, tuple[int, int, int, int]]],
+    heads: int,
+    q_blocks: int,
+    size: tuple[int, int],
+    device: torch.device,
+) -> tuple[Blocks, Tensor]:
+    """The blocks kept of what :func:`cut` gave, and the bits of partial ones, equal ones shared.
+    Each part comes with where it begins: sample, head, row and column of blocks. Waits for the
+    device."""
+    kept = [Blocks(*(torch.empty(0, dtype=torch.int64, device=device) for _ in range(3)))]
+    packed = [torch.empty(0, size[0] * size[1] // WORD, dtype=torch.int32, device=device)]
+    count = 0
+    for kinds, blocks, (b, h, row, column) in parts:
+        bits = pack_bits(blocks[kinds == 1].flatten(1))
         first, which = share(bits)
-        grid = torch.where(kinds == 2, FULL, NONE)
-        grid[partial] = which + count
-        grids.append(grid)
+        b_, h_, i, j = at = kinds.nonzero(as_tuple=True)
+        patterns = torch.full_like(i, FULL)
+        patterns[kinds[at] == 1] = which + count
+        kept.append(Blocks(((b + b_) * heads + h + h_) * q_blocks + row + i, column + j, patterns))
         packed.append(bits[first])
         count += first.numel()
-    words = size[0] * size[1] // WORD
-    bits = torch.cat(packed) if packed else torch.empty(0, words, dtype=torch.int32)
-    if len(packed) > 1:
+    blocks, bits = Blocks(*(torch.cat(t) for t in zip(*kept, strict=True))), torch.cat(packed)
+    if len(packed) > 2:
         first, which = share(bits)
-        bits = bits[first]
-        grids = [torch.where(g >= 0, which[g.clamp(min=0)], g) if count else g for g in grids]
-    return grids, bits
+        bits, at = bits[first], blocks.patterns >= 0
+        blocks.patterns[at] = which[blocks.patterns[at]]
+    return blocks, bits
+
+
+def spread(blocks: Blocks, num_rows: int, own: tuple[int, int], all: tuple[int, int]) -> Blocks:
+    """Blocks of `own` samples and heads of `num_rows` rows each, 1 or `all` of them, for all."""
+    if own == all:
+        return blocks
+    rows, columns, patterns = blocks
+    b, h = (torch.arange(n // m, device=rows.device) for n, m in zip(all, own, strict=True))
+    matrix, row = rows // max(num_rows, 1), rows % max(num_rows, 1)
+    to = (matrix // own[1] + b[:, None, None]) * all[1] + matrix % own[1] + h[:, None]
+    to = torch.where(matrix < own[0] * own[1], to * num_rows + row, all[0] * all[1] * num_rows)
+    return Blocks(*(t.expand(to.shape).flatten() for t in (to, columns, patterns)))
+
+
+def find(keys: Tensor, among: Tensor, values: Tensor) -> Tensor:
+    """The values of `keys` among others, NONE where a key is not there."""
+    if among.numel() == 0:
+        return torch.full_like(keys, NONE)
+    among, order = among.sort()
+    at = torch.searchsorted(among, keys).clamp_(max=among.numel() - 1)
+    return torch.where(among[at] == keys, values[order[at]], NONE)

@@ -102,6 +102,10 @@ class BlockMask(ClosedForms, Functions, Combining):
         return (self.batch, self.heads, *self.seq_lens)
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
     def device(self) -> torch.device:
         return self.offsets.device
 
@@ -133,6 +137,10 @@ class BlockMask(ClosedForms, Functions, Combining):
         lists = Lists(*(t.to(device, non_blocking=non_blocking) for t in self.lists))
         bits = self.bits.to(device, non_blocking=non_blocking)
         return self._make(lists, bits, self.block_size, self.seq_lens, self.batch, self.heads)
+
+    def contiguous(self) -> BlockMask:
+        """Itself: lists always are. For code that takes a mask for a tensor."""
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_transposed": None, "_transposed_of": None}
@@ -220,12 +228,13 @@ class BlockMask(ClosedForms, Functions, Combining):
         mask, batch, heads = four_dims(name, "mask", mask)
         size = block_pair(name, block_size)
         seq_lens = (mask.shape[2], mask.shape[3])
-        rows = max(1, _TILE // max(1, batch * heads * size[0] * seq_lens[1])) * size[0]
-        parts = (_lists.cut(part, size) for part in mask.split(rows, 2))
-        if not mask.is_cuda:
-            grids, bits = _lists.collect(parts, size)
-            grid = torch.cat(grids, 2)
-            return cls._from_grid(grid, bits, size, seq_lens, int((grid >= 0).sum()))
+        rows = max(1, _TILE // max(1, batch * heads * size[0] * seq_lens[1]))
+        parts = (_lists.cut(part, size) for part in mask.split(rows * size[0], 2))
+        if _lists.may_look(mask):
+            placed = ((*part, (0, 0, i * rows, 0)) for i, part in enumerate(parts))
+            q_blocks = -(-seq_lens[0] // size[0])
+            blocks, bits = _lists.collect(placed, heads, q_blocks, size, mask.device)
+            return cls._of_blocks(blocks, bits, size, seq_lens, batch, heads)
         kinds, blocks = (torch.cat(t, 2) for t in zip(*parts, strict=True))
         own = torch.arange(kinds.numel(), device=mask.device).view(kinds.shape)
         bits = _lists.pack_bits(blocks.flatten(4).flatten(0, 3))
@@ -233,19 +242,30 @@ class BlockMask(ClosedForms, Functions, Combining):
         return cls._from_grid(grid, bits, size, seq_lens, kinds.numel())
 
     @classmethod
-    def _from_grid(cls, grid, bits, block_size, seq_lens, num_partial) -> BlockMask:
+    def _from_grid(cls, grid, bits, block_size, seq_lens, num_partial=None) -> BlockMask:
         """Of the pattern of every block of [batch, heads, q_blocks, kv_blocks], FULL or NONE."""
         batch, heads, q_blocks, kv_blocks = grid.shape
         rows = batch * heads * q_blocks
-        grid = grid.reshape(rows, kv_blocks)
-        if grid.is_cuda:
-            row = torch.arange(rows, device=grid.device)[:, None].expand_as(grid)
-            row = torch.where(grid == NONE, rows, row).flatten()
-            columns = torch.arange(kv_blocks, device=grid.device).expand_as(grid).flatten()
-            blocks = Blocks(row, columns, grid.flatten())
+        row = torch.arange(rows, device=grid.device)[:, None].expand(rows, kv_blocks)
+        column = torch.arange(kv_blocks, device=grid.device).expand(rows, kv_blocks)
+        blocks = Blocks(row.flatten(), column.flatten(), grid.flatten())
+        return cls._of_blocks(blocks, bits, block_size, seq_lens, batch, heads, num_partial)
+
+    @classmethod
+    def _of_blocks(
+        cls, blocks: Blocks, bits, block_size, seq_lens, batch, heads, num_partial=None
+    ) -> BlockMask:
+        """Of blocks in any order; those whose pattern is NONE are left out. num_partial: room for
+        that many partial ones where they may not be counted."""
+        q_blocks, kv_blocks = (-(-n // b) for n, b in zip(seq_lens, block_size, strict=True))
+        rows = batch * heads * q_blocks
+        kept = (blocks.patterns != NONE) & (blocks.rows < rows)
+        if num_partial is None or _lists.may_look(kept):
+            blocks = Blocks(*(t[kept] for t in blocks))
+            if num_partial is None:
+                num_partial = int((blocks.patterns >= 0).sum())
         else:
-            row, columns = (grid != NONE).nonzero(as_tuple=True)
-            blocks = Blocks(row, columns, grid[row, columns])
+            blocks = blocks._replace(rows=torch.where(kept, blocks.rows, rows))
         lists = _lists.to_lists(blocks, rows, kv_blocks, num_partial)
         return cls._make(lists, bits, block_size, seq_lens, batch, heads)
 

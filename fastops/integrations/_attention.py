@@ -45,23 +45,30 @@ def make_mask(
     q_offset: int = 0,
     kv_offset: int = 0,
     mask_function: Any = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: Tensor | BlockMask | None = None,
     device: torch.device | str = "cpu",
     *,
     block_size: int,
     **kwargs: Any,
 ) -> BlockMask | None:
-    """A mask as transformers describes one: a function of positions, and padding [B, Skv]."""
+    """A mask as transformers describes one: a function of positions, and padding [B, Skv]. Or one
+    that was made before the model was called, as for a static cache."""
     from transformers import masking_utils as masks
 
+    if isinstance(attention_mask, BlockMask):
+        return attention_mask
     lengths, offset = (int(q_length), int(kv_length)), int(q_offset) - int(kv_offset)
     padded = attention_mask is not None and not bool(attention_mask.all())
     if not padded:
         if mask_function is masks.bidirectional_mask_function:
             return None
         causal = mask_function in (None, masks.causal_mask_function)
-        if causal and offset == lengths[1] - lengths[0]:
-            return BlockMask.causal(lengths, block_size, device)
+        if causal and offset >= 0:
+            # A static cache has keys beyond the last query, that are not there yet.
+            seen = torch.arange(offset + 1, offset + 1 + lengths[0])
+            return BlockMask._of_intervals(
+                _NAME, torch.zeros_like(seen), seen, 0, block_size, lengths, device
+            )
     fn = mask_function or masks.causal_mask_function
     if padded:
         padding = masks.prepare_padding_mask(attention_mask, kv_length, kv_offset)

@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastops
 from fastops import BlockMask
-from fastops.attention import tile_order
+from fastops.attention import _lists, tile_order
 
 BLOCKS = [(16, 16), (64, 32), (32, 128), (128, 128)]
 LENGTHS = [(1, 1), (17, 17), (203, 203), (64, 256), (100, 299), (256, 90)]
@@ -203,13 +204,21 @@ def test_causal_as_flex_has_it(block) -> None:
     assert BlockMask.from_flex(flex).to_block_map().equal(made.to_block_map())
 
 
+@pytest.mark.parametrize("looks", [True, False])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_and_or(block) -> None:
+def test_and_or(block, looks, monkeypatch) -> None:
+    """Both where values decide shapes, as on a CPU, and where they do not, as on a GPU."""
+    monkeypatch.setattr(_lists, "may_look", lambda t: looks)
     lengths = (203, 203)
     a = BlockMask.causal(lengths, block)
     b = BlockMask.documents([0, 60, 130, 203], block_size=block)
     c = BlockMask.from_fn(strange, lengths, block, batch=2, heads=3)
-    for left, right in [(a, b), (b, a), (a, c), (c, b), (c, c)]:
+    generator = torch.Generator().manual_seed(0)
+    d = torch.rand(2, 1, *lengths, generator=generator) < 0.5
+    d = BlockMask.from_element_mask(d, block)
+    e = torch.rand(3, -(-203 // block[0]), -(-203 // block[1]), generator=generator) < 0.3
+    e = BlockMask.from_dense(e, block, lengths)
+    for left, right in [(a, b), (b, a), (a, c), (c, b), (c, c), (d, c), (b | a, d), (e, c), (d, e)]:
         x, y = left.to_dense(), right.to_dense()
         same(left & right, x & y)
         same(left | right, x | y, whole=False)  # at the end of a sequence blocks stay partial
@@ -220,6 +229,24 @@ def test_and_or(block) -> None:
         c | BlockMask.bigbird(203, 16, heads=2) if block == (16, 16) else c | _two_heads(block)
     with pytest.raises(TypeError):
         a & 3
+
+
+def test_nothing_waits_for_a_gpu(monkeypatch) -> None:
+    """No shape and no branch follows from a value: fake tensors have none."""
+    monkeypatch.setattr(_lists, "may_look", lambda t: False)
+    lists = BlockMask.sliding_window(203, 20, sinks=3, block_size=16)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        a = BlockMask.from_dense(torch.ones(2, 1, 13, 13, dtype=torch.bool), 16, (203, 203))
+        b = BlockMask.from_element_mask(torch.ones(3, 203, 203, dtype=torch.bool), 16)
+        c = BlockMask._make(
+            *(_lists.Lists(*map(mode.from_tensor, lists.lists)), mode.from_tensor(lists.bits)),
+            lists.block_size, lists.seq_lens,
+        )  # fmt: skip
+        made = (a | b) & (c | a)
+        made.transposed()
+        assert (made.batch, made.heads) == (2, 3)
+        with pytest.raises(DataDependentOutputException):
+            _ = made.density
 
 
 def _two_heads(block) -> BlockMask:
@@ -271,6 +298,8 @@ LONG = 131_072
         lambda: BlockMask.documents(torch.arange(0, LONG + 1, 4096)),
         lambda: BlockMask.bigbird(LONG, 16),
         lambda: BlockMask.tile_3d((32, 64, 64), (2, 4, 8), (3, 3, 3), 16),
+        lambda: BlockMask.sliding_window(LONG, 256) | BlockMask.documents([0, 99, 2222, LONG]),
+        lambda: BlockMask.sliding_window(LONG, 256) & BlockMask.documents([0, 99, 2222, LONG]),
     ],
 )
 def test_memory_follows_the_blocks(make) -> None:
@@ -286,10 +315,11 @@ def test_memory_follows_the_blocks(make) -> None:
 
 
 def test_from_fn_never_evaluates_everything() -> None:
+    """Nor is there a tensor of the grid of blocks, which has 2048 * 2048 of them."""
     with Largest() as largest:
-        made = BlockMask.from_fn(lambda b, h, q, kv: (q - kv).abs() < 300, 8192, 64)
-    assert made.density < 0.1
-    assert largest.bytes <= 8192**2 // 8
+        made = BlockMask.from_fn(lambda b, h, q, kv: q == kv, 1 << 15, 16)
+    assert int(made.offsets[-1]) == 2048
+    assert largest.bytes < 2048 * 2048
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="needs transformers")
 
 from fastops import BlockMask  # noqa: E402
+from fastops.integrations._attention import make_mask  # noqa: E402
 from fastops.integrations.transformers import register  # noqa: E402
 
 SIZES = {
@@ -104,6 +105,44 @@ def test_generation_with_a_cache() -> None:
         net.set_attn_implementation(implementation)
         answers.append(net.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0))
     assert answers[0].equal(answers[1])
+
+
+@pytest.mark.parametrize("new", [1, 40])  # 1: the prompt fills the cache
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("Llama", {}), ("Mistral", {"sliding_window": 20}), ("Gemma3", {"sliding_window": 20})],
+)
+def test_generation_with_a_static_cache(name, config, padded, new) -> None:
+    """Keys beyond the last query are there, and hold nothing yet."""
+    if name == "Gemma3":  # a mask for each type of layer
+        config = config | {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 16}
+        net = transformers.Gemma3ForCausalLM(
+            transformers.Gemma3TextConfig(**SIZES, **config)
+        ).eval()
+    else:
+        net = model(name, **config)
+    ids = tokens(2, 50)
+    seen = torch.ones_like(ids)
+    if padded:
+        seen[0, :7] = 0
+    answers = []
+    for implementation in ("sdpa", "fastops"):
+        net.set_attn_implementation(implementation)
+        answers.append(net.generate(
+            ids, attention_mask=seen, max_new_tokens=new, do_sample=False, pad_token_id=0,
+            cache_implementation="static",
+        ))  # fmt: skip
+    assert answers[0].shape == (2, 50 + new)
+    assert answers[0].equal(answers[1])
+
+
+def test_masks_of_a_static_cache_are_closed_forms() -> None:
+    """In the time and memory of their blocks, however long the cache is."""
+    made = make_mask(1, 1000, 1 << 24, q_offset=torch.tensor(3000), block_size=128)
+    ends = [min(3000 + 128 * (row + 1), 4000) for row in range(8)]
+    assert made.offsets.diff().tolist() == [-(-end // 128) for end in ends]
+    assert made.indices.numel() == int(made.offsets[-1])
 
 
 def test_what_the_kernels_lack() -> None:
