@@ -213,6 +213,29 @@ def test_outputs_larger_than_the_cache(dtype, device):
 
 @pytest.mark.isa
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [33, 64, 197, 577])
+def test_short_rows_larger_than_the_cache(n, dtype, device):
+    """Whole lines of results may hold the end of one row and the start of the next."""
+    x = randn((9 << 20) // (n * dtype.itemsize) + 5, n, dtype=dtype, device=device)
+    x[40] = -torch.inf
+    x[41, n // 2] = torch.nan
+    x[-1, 0] = 1e4  # a row of its own, with nothing behind it
+    for kind in KINDS:
+        out, lse = op(f"{kind}_lse")(x, [-1])
+        for rows in (slice(0, 50), slice(-50, None)):
+            few, few_lse = op(f"{kind}_lse")(x[rows].clone(), [-1])
+            tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 0.0, "equal_nan": True}
+            torch.testing.assert_close(out[rows], few, **tolerance)
+            torch.testing.assert_close(lse[rows], few_lse, **tolerance)
+        assert out[40:42].isnan().all() and not out[:40].isnan().any()
+        assert not out[42:].isnan().any()
+        out = op(kind)(x, [-1])  # a half's may be another without lse
+        copy = x.clone()
+        assert same_bits(out, op(kind).out(copy, [-1], out=copy))
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(5, 33, 32_768), (5, 150, 6432), (9, 300, 2001), (3, 7000, 288)])
 def test_columns_larger_than_the_cache(shape, dtype, device):
     """Whole lines of neighbouring rows may be streamed around the cache too."""

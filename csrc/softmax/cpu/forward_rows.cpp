@@ -1,5 +1,6 @@
 // Forward over rows whose reduced dim is contiguous: picks the kernel and spreads the rows.
 #include "cpu/parallel.h"
+#include "softmax/cpu/flat_rows.h"
 #include "softmax/cpu/kernels.h"
 #include "softmax/cpu/plain_rows.h"
 #include "softmax/cpu/reread_rows.h"
@@ -37,11 +38,14 @@ void run_score_rows(const ForwardParams& p) {
 
 template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
 void run_plain_rows(const ForwardParams& p) {
+  using Flat = FlatRows<kKind, kDegree, kStream, typename Load::Value, typename Store::Value>;
   const int64_t n = p.shape.n, rows = p.shape.rows;
   if (reread_rows(p.algorithm, rows, n)) {
     const RereadRows<kKind, kStream, Load, Store> kernel(p);
     if (share_rows(rows, n)) kernel.share();
     else parallel_for(0, rows, rows_per_task(n), kernel);
+  } else if (Flat::takes(p) && flat_row(n, kGroup)) {
+    parallel_for(0, (rows + kGroup - 1) / kGroup, rows_per_task(n * kGroup), Flat(p));
   } else if (small_row(n, n * int64_t(sizeof(typename Load::Value)), kPair)) {
     using Kernel = SmallRows<kKind, kDegree, kStream, Load, Store>;
     parallel_for(0, Kernel::groups(rows), rows_per_task(n * kGroup), Kernel(p));

@@ -1,0 +1,230 @@
+// Short rows that follow each other in memory and end within vectors, as the 197 tokens of a ViT.
+//
+// As many rows as a vector has lanes are as many vectors as a row has elements, whatever that is:
+// such a group begins and ends with a whole line of the output. It is taken vector by vector, of
+// which most belong to one row and those in which a row ends to two: there the two rows' operands
+// are blended. So no row begins or ends with part of a vector, and no line is put together from
+// parts. One loop exponentiates a group, finds the maxima of the next one and writes the one
+// before, whose place in scratch it takes, as in small_rows.h.
+//
+// Budget per 16 fp32 elements: that of small_rows.h, and a quarter more per row. With its lanes
+// turned by where it begins, a row is added up in the same order wherever it lies in a group.
+#pragma once
+
+#include "softmax/cpu/small_rows.h"
+
+namespace fastops::softmax::cpu {
+namespace {
+
+template <Kind kKind, int kDegree, bool kStream, typename In, typename Out>
+class FlatRows {
+  using V = VecF32;
+  static_assert(kGroup == V::size);
+  static constexpr bool kKeep = kKind == Kind::softmax;
+
+  // A value per row, and one for what a last group has beyond its rows.
+  struct PerRow {
+    alignas(64) float of[2 * kGroup] = {};
+    V all(int r) const { return V(of[r]); }
+    // The row's where it goes on, the next one's behind.
+    V blend(int r, V::Mask first) const { return select(first, all(r), all(r + 1)); }
+  };
+
+  struct Group {
+    int count = 0;  // 0: nothing to write
+    const In* x;
+    Out* out;
+    PerRow factor, log_sum;  // softmax: 1 / sum; log_softmax: the scaled maximum, the lse less that
+  };
+
+ public:
+  static bool takes(const ForwardParams& p) {
+    const auto follow = [&](const Operand& o) {
+      return p.shape.row_dims == 0 || (p.shape.row_dims == 1 && o.row_stride[0] == p.shape.n);
+    };
+    return follow(p.x) &&
+           (!p.out ||
+            (follow(p.out) && (!kStream || reinterpret_cast<uintptr_t>(p.out.data) % 64 == 0)));
+  }
+
+  explicit FlatRows(const ForwardParams& p) : p_(p), n_(p.shape.n), scale_(plain_scale(p.scale)) {}
+
+  void operator()(int64_t begin, int64_t end) const {
+    const int64_t floats = kGroup * n_, copies = (floats * int64_t(sizeof(In)) + 63) / 64 * 64;
+    auto* values = static_cast<float*>(
+        thread_scratch(size_t(floats) * sizeof(float) + size_t(copies) +
+                       size_t(floats) * sizeof(Out) + RowScratch<V>::bytes(n_)));
+    auto* x = reinterpret_cast<In*>(values + floats);
+    auto* out = reinterpret_cast<Out*>(reinterpret_cast<char*>(x) + copies);
+    auto* spare = reinterpret_cast<float*>(out + floats);
+
+    const int64_t whole = p_.shape.rows / kGroup, stop = end < whole ? end : whole;
+    Group groups[2];
+    V most[kGroup];
+    if (begin < stop) look(input(begin), most);
+    for (int64_t g = begin; g < stop; ++g) {
+      Group &now = groups[g & 1], &before = groups[~g & 1];
+      now.x = input(g);
+      now.out = output(g);
+      const In* next = input(g + 1 < stop ? g + 1 : g);
+      if (before.count > 0) group<true>(g, kGroup, next, now, before, most, values, spare);
+      else group<false>(g, kGroup, next, now, before, most, values, spare);
+    }
+    for (Group& g : groups) write(g, values);
+    if (kStream) store_fence();
+    if (stop < end) last(values, x, out, spare);
+  }
+
+ private:
+  const In* input(int64_t g) const { return static_cast<const In*>(p_.x.data) + g * kGroup * n_; }
+  Out* output(int64_t g) const {
+    return kKind == Kind::logsumexp ? nullptr : static_cast<Out*>(p_.out.data) + g * kGroup * n_;
+  }
+
+  // Calls line(vector, row) for the vectors of a row alone, and shared(vector, row, lanes of this
+  // row) for the one that it shares with the next row; then ended(row).
+  template <typename Line, typename Shared, typename Ended>
+  void walk(int count, Line line, Shared shared, Ended ended) const {
+    int64_t at = 0, end = n_;
+    for (int r = 0; r < count; ++r, end += n_) {
+      for (; (at + 1) * kGroup <= end; ++at) line(at, r);
+      const int rest = int(end - at * kGroup);
+      if (rest > 0) shared(at, r, V::first(rest)), ++at;
+      ended(r);
+    }
+  }
+
+  static V low() { return V(-infinity<V>()); }
+
+  void look(const In* x, V* most) const {
+    V here = low(), behind = low();
+    walk(
+        kGroup, [&](int64_t at, int) { here = max(V::load(x + at * kGroup), here); },
+        [&](int64_t at, int, V::Mask first) {
+          const V v = V::load(x + at * kGroup);
+          here = max(select(first, v, low()), here);
+          behind = select(first, low(), v);
+        },
+        [&](int r) {
+          most[r] = here;
+          here = behind;
+          behind = low();
+        });
+  }
+
+  // What is written of vector `at`: `row` gives the operands of its row or rows.
+  template <typename Row>
+  void put(const Group& g, const float* values, int64_t at, Row row) const {
+    if constexpr (kKind != Kind::logsumexp) {
+      V v;
+      if constexpr (kKeep) v = V::load(values + at * kGroup) * row(g.factor);
+      else
+        v = fma(V::load(g.x + at * kGroup), V(scale_.scale), V(0.f) - row(g.factor)) -
+            row(g.log_sum);
+      if constexpr (kStream) v.stream(g.out + at * kGroup);
+      else v.store(g.out + at * kGroup);
+    }
+  }
+
+  void write(Group& g, const float* values) const {
+    walk(
+        g.count,
+        [&](int64_t at, int r) { put(g, values, at, [r](const PerRow& p) { return p.all(r); }); },
+        [&](int64_t at, int r, V::Mask first) {
+          put(g, values, at, [&](const PerRow& p) { return p.blend(r, first); });
+        },
+        [](int) {});
+    g.count = 0;
+  }
+
+  // Takes `most`, the maxima of `now`, and leaves those of `next`.
+  template <bool kBefore>
+  void group(int64_t g, int count, const In* next, Group& now, Group& before, V* most,
+             float* values, float* spare) const {
+    const V peak = transpose_reduce(most, [](V a, V b) { return max(a, b); });
+    const V shift = peak * V(scale_.base2);
+    const bool huge = any(V(kHugeShift) < shift) || any(both(shift < V(-kHugeShift), low() < peak));
+    PerRow relative;
+    select(peak == low(), V(0.f), kExact<kKind> ? peak : shift).store(relative.of);
+
+    // A row's lanes twice, to be read from where the row begins.
+    alignas(64) float lanes[kGroup][2 * kGroup];
+    const V zero(0.f), base2(scale_.base2);
+    V sum = zero, sum_behind = zero, here = low(), behind = low();
+    const auto exponentials = [&](int64_t at, V from) {
+      const V v = V::load(now.x + at * kGroup);
+      const V e = exp2<kDegree>(kExact<kKind> ? (v - from) * base2 : fma(v, base2, zero - from));
+      if constexpr (kKeep) e.store(values + at * kGroup);
+      return e;
+    };
+    walk(
+        count,
+        [&](int64_t at, int r) {
+          if (at * int64_t(sizeof(In)) % 4 == 0) prefetch_line(next + at * kGroup);
+          here = max(V::load(next + at * kGroup), here);
+          if constexpr (kBefore) put(before, values, at, [r](const PerRow& p) { return p.all(r); });
+          sum = sum + exponentials(at, relative.all(r));
+        },
+        [&](int64_t at, int r, V::Mask first) {
+          prefetch_line(next + at * kGroup);
+          const V v = V::load(next + at * kGroup);
+          here = max(select(first, v, low()), here);
+          behind = select(first, low(), v);
+          if constexpr (kBefore)
+            put(before, values, at, [&](const PerRow& p) { return p.blend(r, first); });
+          const V e = exponentials(at, relative.blend(r, first));
+          sum = sum + select(first, e, zero);
+          sum_behind = select(first, zero, e);
+        },
+        [&](int r) {
+          sum.store(lanes[r]);
+          sum.store(lanes[r] + kGroup);
+          most[r] = here;
+          sum = sum_behind;
+          here = behind;
+          sum_behind = zero;
+          behind = low();
+        });
+    before.count = 0;
+    if (huge) {
+      RowCursor again(p_.shape, g * kGroup);
+      for (int r = 0; r < count; ++r, again.next())
+        score_row<V>(p_, again, RowScratch<V>(spare, n_), false);
+      return;
+    }
+    V sums[kGroup];
+    for (int r = 0; r < kGroup; ++r)
+      sums[r] = r < count ? V::load(lanes[r] + r * n_ % kGroup) : zero;
+    const V total = transpose_reduce(sums, [](V a, V b) { return a + b; });
+    if constexpr (kKeep) reciprocals(p_, total).store(now.factor.of);
+    if (!kKeep || p_.lse)
+      finish_logs<kKind>(p_, scale_, RowCursor(p_.shape, g * kGroup), count, peak, shift, total,
+                         kKeep ? nullptr : now.factor.of, now.log_sum.of);
+    now.count = count;
+  }
+
+  // The last rows, too few for a group: in copies that have the room of one.
+  void last(float* values, In* x, Out* out, float* spare) const {
+    const int64_t g = p_.shape.rows / kGroup, floats = kGroup * n_;
+    const int count = int(p_.shape.rows % kGroup);
+    const int64_t there = count * n_;
+    __builtin_memcpy(x, input(g), size_t(there) * sizeof(In));
+    __builtin_memset(static_cast<void*>(x + there), 0, size_t(floats - there) * sizeof(In));
+    Group now, none;
+    now.x = x;
+    now.out = out;
+    V most[kGroup];
+    look(x, most);
+    group<false>(g, count, x, now, none, most, values, spare);
+    if (now.count == 0) return;  // written row by row
+    write(now, values);
+    if (kKind != Kind::logsumexp) __builtin_memcpy(output(g), out, size_t(there) * sizeof(Out));
+  }
+
+  const ForwardParams& p_;
+  const int64_t n_;
+  const PlainScale scale_;
+};
+
+}  // namespace
+}  // namespace fastops::softmax::cpu
