@@ -148,6 +148,16 @@ def attention() -> None:
             ops.block_sparse_attention_backward(
                 grad, None, q, k, v, out, lse, mask, shape, 0.1, sinks, bias, wanted
             )
+    # More rows than a sort takes at a time, of which one takes a second pass: offsets may be any.
+    rows, longest = 600, 260
+    offsets = torch.zeros(rows + 1, dtype=torch.int64)
+    offsets[5] = longest
+    mask = [
+        offsets, torch.full((longest,), -1, dtype=torch.int32), 0 * offsets,
+        torch.zeros(0, dtype=torch.int32), torch.zeros((1, 8), dtype=torch.int32),
+    ]  # fmt: skip
+    q, k = torch.randn(1, 1, 16 * rows, 8).half(), torch.randn(1, 1, 16, 8).half()
+    ops.block_sparse_attention(q, k, k, mask, [16, 16, 1, 1], 0.1, None, None)
 
 
 FAMILIES = {"softmax": softmax, "nm": nm, "merge": merge, "attention": attention}

@@ -140,7 +140,8 @@ template <typename T, int kD, int kConsumers>
 __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
                                   HopperTile<kD, kConsumers>::kBlocksPerSm)
     forward_hopper_kernel(const __grid_constant__ ForwardParams p,
-                          const __grid_constant__ HopperMaps maps, HopperCut cut) {
+                          const __grid_constant__ HopperMaps maps, HopperCut cut,
+                          const __grid_constant__ RowOrder order) {
   using Tile = HopperTile<kD, kConsumers>;
   constexpr int kRows = Tile::kRows, kColumns = Tile::kColumns;
   constexpr ptx::Swizzle kSwizzle = ptx::Swizzle::b128;
@@ -150,7 +151,8 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   const int lane = int(threadIdx.x) % 32,
             warp = int(threadIdx.x) / 32 - 4;  // of those that multiply
 
-  const HopperPlace place = place_of<true>(p.batch, p.heads, cut, blockIdx.x);
+  const HopperPlace place = place_of(order, cut, blockIdx.x);
+  if (place.first >= p.seq_q) return;
   const List list(p.mask.by_query, p.mask, place.b, place.h, place.first >> shift_of(cut.rows),
                   cut.block_listed, kColumns, p.seq_kv);
   const int shift = list.shift(), per_tile = kColumns >> shift;
@@ -269,8 +271,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
     ptx::wgmma_hold(out);
   }
 
-  const HopperPlace to =
-      place_of<true>(p.batch, p.heads, cut, unsigned(ptx::opaque(int(blockIdx.x))));
+  const HopperPlace to = place_of(order, cut, unsigned(ptx::opaque(int(blockIdx.x))));
   const int64_t head = to.h + (of_tile >> rows_shift);
   const float sink = p.sinks ? p.sinks[head] * kLog2e : -INFINITY;
   T* out_head = head_of<T>(p.out, to.b, head);

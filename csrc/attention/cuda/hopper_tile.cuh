@@ -4,7 +4,7 @@
 #pragma once
 
 #include "attention/cuda/blocks.cuh"
-#include "attention/cuda/heuristics.h"
+#include "attention/cuda/order.cuh"
 #include "cuda/ptx/registers.cuh"
 #include "cuda/tile/vector.cuh"
 
@@ -15,14 +15,10 @@ namespace fastops::attention::cuda {
 struct HopperPlace {
   int b, h, first;
 };
-// Blocks with most to do under a causal mask come first: the last rows of queries (kLastFirst), the
-// first of keys.
-template <bool kLastFirst>
-__device__ __forceinline__ HopperPlace place_of(int64_t batch, int64_t heads, const HopperCut& cut,
+__device__ __forceinline__ HopperPlace place_of(const RowOrder& order, const HopperCut& cut,
                                                 unsigned block) {
-  const unsigned groups = unsigned(heads) / unsigned(cut.pack), all = unsigned(batch) * groups;
-  const unsigned tile = kLastFirst ? unsigned(cut.tiles) - 1 - block / all : block / all;
-  return {int(block % all / groups), int(block % groups) * cut.pack, int(tile) * cut.rows};
+  const Turn turn = turn_of(order, block);
+  return {int(turn.b), int(turn.h) * cut.pack, int(turn.tile) * cut.rows};
 }
 
 // Scores in units of log2 where there is a bias or a scale that is not positive.

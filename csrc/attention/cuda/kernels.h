@@ -3,6 +3,7 @@
 
 #include "attention/attention.h"
 #include "attention/cuda/heuristics.h"
+#include "attention/cuda/order.h"
 #include "core/check.h"
 #include "core/dtype.h"
 

@@ -17,28 +17,31 @@ void run_forward_mma(const ForwardParams& p, void* stream) {
   const int64_t rows = cut.row_warps * Tile<kD>::kRows < p.mask.block_q
                            ? cut.row_warps * Tile<kD>::kRows
                            : p.mask.block_q;
-  const int64_t tiles = ceil_div(p.seq_q, rows);
   const size_t tile_bytes =
       (size_t(cut.row_warps) * Tile<kD>::kRows + size_t(cut.list_warps) * Tile<kD>::kColumns * 2) *
       kRowBytes;
   const size_t join_bytes = size_t(cut.warps() - cut.row_warps) * kJoinWords<kD> * 32 * 4;
   const size_t shared = tile_bytes > join_bytes ? tile_bytes : join_bytes;
+  const int resident = resident_blocks(
+      shared + kStaticShared, fastops::cuda::device_info().shared_optin, kD == 256 ? 1 : 2);
+  const RowOrder order = order_rows(p, false, rows, 1, resident, stream);
   launch(&forward_mma_kernel<T, kD>,
-         {"attention forward", grid_of(tiles, p.batch * p.heads), dim3(unsigned(cut.warps() * 32)),
-          shared, 1, stream},
-         p, cut, tiles);
+         {"attention forward", grid_of(order.tiles), dim3(unsigned(cut.warps() * 32)), shared, 1,
+          stream},
+         p, cut, order);
 }
 
 template <typename T, int kD>
 void run_forward_plain(const ForwardParams& p, void* stream) {
   const int64_t rows = p.mask.block_q < kPlainRows ? p.mask.block_q : kPlainRows;
-  const int64_t tiles = ceil_div(p.seq_q, rows), ld = plain_row(p.head_dim, p.value_dim);
+  const int64_t ld = plain_row(p.head_dim, p.value_dim);
+  const RowOrder order = order_rows(p, false, rows, 1, 1, stream);
   const size_t floats =
       size_t((kPlainRows + kPlainColumns) * ld + kPlainRows * (kPlainColumns + 1));
   launch(&forward_plain_kernel<T, kD>,
-         {"attention forward plain", grid_of(tiles, p.batch * p.heads), dim3(kPlainThreads),
+         {"attention forward plain", grid_of(order.tiles), dim3(kPlainThreads),
           floats * sizeof(float), 1, stream},
-         p, tiles, int(ld));
+         p, order, int(ld));
 }
 
 template <typename T>

@@ -15,10 +15,11 @@ void run_hopper(const ForwardParams& p, const HopperCut& cut, void* stream) {
       map_of(p, p.k, p.kv_heads, p.seq_kv, p.head_dim, unit, 1),
       map_of(p, p.v, p.kv_heads, p.seq_kv, p.value_dim, unit, 1),
   };
+  const RowOrder order = order_rows(p, false, cut.rows, cut.pack, Tile::kBlocksPerSm, stream);
   launch(&forward_hopper_kernel<T, kD, kConsumers>,
-         {"attention forward hopper", grid_of(cut.tiles, p.batch * (p.heads / cut.pack)),
-          dim3(Tile::kThreads), Tile::kShared, 1, stream},
-         p, maps, cut);
+         {"attention forward hopper", grid_of(order.tiles), dim3(Tile::kThreads), Tile::kShared, 1,
+          stream},
+         p, maps, cut, order);
 }
 
 template <typename T>
