@@ -18,9 +18,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def passes() -> set[str]:
-    """The kernels launched since the last call, but for the one that sorts rows, which has tests of
-    its own (test_attention_order_ops.py)."""
-    return launched() - {"attention order"}
+    """The kernels launched since the last call, but for those that sort rows, and merge pieces of
+    them, which have tests of their own (test_attention_order_ops.py)."""
+    return launched() - {"attention order", "attention order and splits", "attention join"}
 
 
 def random_mask(shape: tuple[int, ...], block: tuple[int, int], seed: int) -> torch.Tensor:
@@ -47,13 +47,15 @@ def check(
     own: tuple[int, int] | None = (1, 1),
     sinks: bool = False,
     bias: bool = False,
+    elements: torch.Tensor | None = None,
     scale: float | None = None,
     offset: int = 0,
     batch: int = 2,
     backward: bool = True,
 ) -> set[str]:
     """Values, lse and gradients within the ratio rule; the kernels that ran. `own`: batch and heads
-    of the mask, None: no mask. `offset`: elements that q starts past an alignment."""
+    of the mask, None: no mask. `elements`: the mask, where it is not a random one. `offset`:
+    elements that q starts past an alignment."""
     generator = torch.Generator().manual_seed(head_dim + block[0] * lengths[0])
 
     def randn(*shape: int) -> torch.Tensor:
@@ -65,8 +67,9 @@ def check(
     inputs = [q, k, v]
     inputs += [randn(heads[0])] if sinks else []
     inputs += [randn(batch, heads[0], lengths[1])] if bias else []
-    elements = None if own is None else random_mask((*own, *lengths), block, lengths[0])
-    mask = None if own is None else BlockMask.from_element_mask(elements, block)
+    if elements is None and own is not None:
+        elements = random_mask((*own, *lengths), block, lengths[0])
+    mask = None if elements is None else BlockMask.from_element_mask(elements, block)
     grad = randn(batch, heads[0], lengths[0], value_dim).to(dtype)
     grad_lse = randn(batch, heads[0], lengths[0])
 

@@ -30,7 +30,11 @@ __global__ void __launch_bounds__(kSinkThreads)
   p.grad_sinks[h] = float(all);
 }
 
-size_t forward_workspace(const ForwardParams& p) { return order_workspace(p.mask.by_query); }
+size_t forward_workspace(const ForwardParams& p) {
+  const auto [kernel, cut] = plan_forward(p);
+  if (kernel == Kernel::hopper) return hopper_order_workspace(p, cut);
+  return order_workspace(p.mask.by_query);
+}
 
 // Its parts run one after the other, so they share it.
 size_t backward_workspace(const BackwardParams& p) {

@@ -10,7 +10,7 @@
 // probabilities. Global: each listed row of K and V once per block, whole boxes at a time.
 #pragma once
 
-#include "attention/cuda/hopper_tile.cuh"
+#include "attention/cuda/split.cuh"
 #include "cuda/ptx/bulk_copy.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/mbarrier.cuh"
@@ -49,14 +49,16 @@ struct HopperTile {
 // The first warp: copies the queries, then K and V of every tile, a lane for each slot. What a list
 // leaves of its tiles comes first, as slots that hold nothing (boxes past the end, which arrive as
 // zeros), so that only the first tiles need looking at element by element. Bytes may come before
-// they are expected: no phase ends before the arrival that expects them.
+// they are expected: no phase ends before the arrival that expects them. `tiles`: of the whole
+// list, of which `steps` from `first` on are copied.
 template <int kD, int kConsumers>
 __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperMaps& maps,
                                            const List& list, const HopperPlace& place,
-                                           unsigned shared, Slots* ring, int steps) {
+                                           unsigned shared, Slots* ring, int tiles, int first,
+                                           int steps) {
   using Tile = HopperTile<kD, kConsumers>;
   const int lane = int(threadIdx.x), shift = list.shift(), per_tile = Tile::kColumns >> shift;
-  const int absent = steps * per_tile - list.slots();
+  const int absent = tiles * per_tile - list.slots();
   const int group = int(unsigned(p.heads) / unsigned(p.kv_heads));
   const int kv_head = place.h / group, nowhere = int(p.seq_kv);
   if (lane == 0) {
@@ -73,7 +75,7 @@ __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperM
     if (step < steps) {
       const int stage = step & 1;
       NextSlots next;
-      next.load(list, step, per_tile, lane, absent);
+      next.load(list, first + step, per_tile, lane, absent);
       start = next.mine.start < 0 ? nowhere : next.mine.start;
       const unsigned here = Tile::barrier(shared, Tile::kKeysHere + stage);
       ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysFree + stage), (step >> 1 & 1) ^ 1);
@@ -141,7 +143,8 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
                                   HopperTile<kD, kConsumers>::kBlocksPerSm)
     forward_hopper_kernel(const __grid_constant__ ForwardParams p,
                           const __grid_constant__ HopperMaps maps, HopperCut cut,
-                          const __grid_constant__ RowOrder order) {
+                          const __grid_constant__ RowOrder order,
+                          const __grid_constant__ RowSplits splits) {
   using Tile = HopperTile<kD, kConsumers>;
   constexpr int kRows = Tile::kRows, kColumns = Tile::kColumns;
   constexpr ptx::Swizzle kSwizzle = ptx::Swizzle::b128;
@@ -151,12 +154,19 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   const int lane = int(threadIdx.x) % 32,
             warp = int(threadIdx.x) / 32 - 4;  // of those that multiply
 
-  const HopperPlace place = place_of(order, cut, blockIdx.x);
+  const HopperItem place = item_of(order, splits, cut, blockIdx.x);
   if (place.first >= p.seq_q) return;
   const List list(p.mask.by_query, p.mask, place.b, place.h, place.first >> shift_of(cut.rows),
                   cut.block_listed, kColumns, p.seq_kv);
   const int shift = list.shift(), per_tile = kColumns >> shift;
-  const int steps = (list.slots() + per_tile - 1) / per_tile;
+  const int tiles = (list.slots() + per_tile - 1) / per_tile;
+  int first_tile = 0, steps = tiles;
+  if (place.slot >= 0) {  // a piece: they differ by a tile at most
+    const int pieces = max(tiles / place.least, 1), longer = tiles % pieces;
+    steps = tiles / pieces;
+    first_tile = place.piece * steps + min(place.piece, longer);
+    steps += place.piece < longer;
+  }
 
   if (threadIdx.x == 0) {
     ptx::mbarrier_init(Tile::barrier(shared, Tile::kQueries), 1);
@@ -173,7 +183,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   if (warp < 0) {
     ptx::setmaxnreg_dec<Tile::kFew>();
     if (warp == -4 && steps > 0)
-      copy_tiles<kD, kConsumers>(p, maps, list, place, shared, ring, steps);
+      copy_tiles<kD, kConsumers>(p, maps, list, place, shared, ring, tiles, first_tile, steps);
     return;
   }
   ptx::setmaxnreg_inc<Tile::kMany>();
@@ -271,9 +281,10 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
     ptx::wgmma_hold(out);
   }
 
-  const HopperPlace to = place_of(order, cut, unsigned(ptx::opaque(int(blockIdx.x))));
+  const HopperItem to = item_of(order, splits, cut, unsigned(ptx::opaque(int(blockIdx.x))));
   const int64_t head = to.h + (of_tile >> rows_shift);
-  const float sink = p.sinks ? p.sinks[head] * kLog2e : -INFINITY;
+  // Counted once, where pieces are merged.
+  const float sink = p.sinks && to.slot < 0 ? p.sinks[head] * kLog2e : -INFINITY;
   T* out_head = head_of<T>(p.out, to.b, head);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -285,9 +296,14 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
     const float all = sum * worth + ptx::ex2(sink - base);
     if (r >= p.seq_q) continue;
     const float scale = all == 0.f ? 0.f : worth / all;
-    if (lane % 4 == 0)
-      p.lse[(int64_t{to.b} * p.heads + head) * p.seq_q + r] =
-          all == 0.f ? -INFINITY : (base + log2f(all)) * kLn2;
+    const float lse = all == 0.f ? -INFINITY : base + log2f(all);
+    if (to.slot >= 0) {
+      const int64_t row = int64_t{to.slot} * kRows + of_tile + half * 8 + lane / 4;
+      if (lane % 4 == 0) splits.lse[row] = lse;
+      store_row<kD>(splits.out + row * p.value_dim, out, half, scale, int(p.value_dim));
+      continue;
+    }
+    if (lane % 4 == 0) p.lse[(int64_t{to.b} * p.heads + head) * p.seq_q + r] = lse * kLn2;
     store_row<T, kD>(out_head + r * p.out.stride[2], out, half, scale, int(p.value_dim));
   }
 }

@@ -167,6 +167,46 @@ constexpr RowOrder plan_order(const Problem& p, bool by_key, int64_t tile_rows, 
   return order;
 }
 
+// How the Hopper forward splits rows far above the mean, which order alone leaves to run last by
+// themselves: a row of more than twice the mean of its section is cut into pieces of at least the
+// mean, and so that no section has more than `slots` of them. Each is an item of the order, with
+// its place in it by its own length; what pieces leave is merged in their order (split.cuh).
+// `slots` of all sections are 8 for each tile that runs at once, so that a piece is no more than an
+// eighth of what each of these has to do where sections are alike; that bounds the memory.
+struct RowSplits {
+  unsigned slots = 0;               // of a section, for each of its heads; 0: nothing is split
+  unsigned columns = 0, block = 0;  // listed, of a tile and of a block
+  unsigned sections = 0;
+  // By list section, as sorted: tiles of a piece at least; of each row its first slot or -1; of
+  // each row that is split its number and how many pieces, or -1.
+  const int32_t *piece = nullptr, *first_slot = nullptr, *split = nullptr;
+  float *out = nullptr, *lse = nullptr;  // [slot, row of a tile(, channel)], lse in units of log2
+};
+inline constexpr unsigned kLeastPiece = 4;  // tiles: less costs more than it gains
+
+constexpr RowSplits plan_splits(const Problem& p, const HopperCut& cut, int columns, int64_t wave,
+                                RowOrder& order) {
+  RowSplits splits;
+  // In one wave the order does not matter, but a row of this many tiles may outlast all others.
+  constexpr int64_t kLongRow = 64;
+  const bool one_wave = !order.sorted && p.seq_kv < kLongRow * columns;
+  if (p.mask.by_query.offsets == nullptr || order.rows < 2 || one_wave) return splits;
+  const int64_t list_sections = (order.lists + order.section_lists - 1) / order.section_lists;
+  const int64_t sections = list_sections * order.repeats;
+  const int64_t listed = int64_t{order.section_lists} * order.rows;
+  int64_t slots = 8 * wave / (sections * order.section_heads);
+  slots = slots < listed ? slots : listed;
+  // Items are numbered by piece and row.
+  if (slots < 2 || (slots + 1) * listed >= int64_t{1} << 31) return splits;
+  order.sorted = true;
+  order.tiles = sections * (listed + slots) * order.section_heads;
+  splits.slots = unsigned(slots);
+  splits.columns = unsigned(columns);
+  splits.block = unsigned(cut.block_listed);
+  splits.sections = unsigned(sections);
+  return splits;
+}
+
 enum class Kernel {
   plain,   // scalar fp32 arithmetic: fp32, and what 16-byte copies cannot reach
   mma,     // mma.sync, sm_80 on

@@ -5,6 +5,7 @@
 
 #include "attention/cuda/blocks.cuh"
 #include "attention/cuda/order.cuh"
+#include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/registers.cuh"
 #include "cuda/tile/vector.cuh"
 
@@ -84,6 +85,18 @@ __device__ __forceinline__ void store_row(T* row, const float (&sums)[kD / 2], i
     if (n * 8 < channels)
       *reinterpret_cast<unsigned*>(row + n * 8 + int(threadIdx.x) % 4 * 2) = fastops::cuda::pack2(
           T(), sums[n * 4 + 2 * half] * factor, sums[n * 4 + 2 * half + 1] * factor);
+}
+
+// The same in fp32.
+template <int kD>
+__device__ __forceinline__ void store_row(float* row, const float (&sums)[kD / 2], int half,
+                                          float factor, int channels) {
+#pragma unroll
+  for (int n = 0; n < kD / 8; ++n)
+    if (n * 8 < channels)
+      ptx::st_global_64(row + n * 8 + int(threadIdx.x) % 4 * 2,
+                        {__float_as_uint(sums[n * 4 + 2 * half] * factor),
+                         __float_as_uint(sums[n * 4 + 2 * half + 1] * factor)});
 }
 
 }  // namespace fastops::attention::cuda

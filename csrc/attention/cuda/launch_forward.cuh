@@ -5,7 +5,6 @@
 #include "attention/cuda/forward_plain.cuh"
 #include "attention/cuda/kernels.h"
 #include "attention/cuda/tiles.h"
-#include "cuda/hopper.h"
 
 namespace fastops::attention::cuda {
 
@@ -48,11 +47,8 @@ template <typename T>
 void run_forward(const ForwardParams& p, void* stream) {
   if (p.batch * p.heads * p.seq_q == 0) return;
   const int channels = padded_channels(p.head_dim, p.value_dim);
-  const bool aligned = aligned_rows(p) && aligned_rows(p.out, p.value_dim);
   if constexpr (sizeof(T) == 2) {
-    const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info());
-    const HopperCut cut = plan_hopper_forward(p);
-    const Kernel kernel = plan_kernel(p.dtype, aligned, channels, hopper && tma_addresses(p), cut);
+    const auto [kernel, cut] = plan_forward(p);
     if (kernel == Kernel::hopper) {
       if (p.dtype == DType::f16) return forward_hopper_f16(p, cut, stream);
       return forward_hopper_bf16(p, cut, stream);

@@ -59,6 +59,27 @@ void order(const simt::Call& call) {
   lists.nnz = int64_t(call.number("nnz", 0));
   cuda::sort_rows(lists, order, call.array("workspace").data, nullptr);
 }
+
+// The same with rows split: into `slots` pieces of a section at most, of whole tiles of `columns`.
+// `out` is the workspace, in the layout of split_rows.
+void split(const simt::Call& call) {
+  const auto number = [&](const char* name) { return unsigned(call.number(name, 1)); };
+  const simt::Array& offsets = call.array("offsets");
+  cuda::RowOrder order;
+  order.rows = number("rows");
+  order.lists = unsigned(offsets.sizes[0] - 1) / order.rows;
+  order.section_lists = number("section");
+  cuda::RowSplits splits;
+  splits.slots = number("slots");
+  splits.columns = number("columns");
+  splits.block = number("block");
+  splits.sections = (order.lists + order.section_lists - 1) / order.section_lists;
+  BlockLists lists;
+  lists.offsets = static_cast<const int64_t*>(offsets.data);
+  lists.nnz = int64_t(call.number("nnz", 0));
+  cuda::split_rows(lists, order, splits, 0, 0, call.array("workspace").data, nullptr);
+}
+const simt::Entry kSplit("attention split", split);
 const simt::Entry kOrder("attention order", order);
 
 }  // namespace
