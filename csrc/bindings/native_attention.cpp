@@ -57,7 +57,8 @@ py::dict attention_cuda_plan(const std::string& part, int64_t block_q, int64_t b
 py::dict attention_cuda_order(bool by_key, int64_t batch, int64_t heads, int64_t kv_heads,
                               int64_t mask_batch, int64_t mask_heads, int64_t seq_q, int64_t seq_kv,
                               int64_t block_q, int64_t block_kv, int64_t head_dim, bool dense,
-                              int64_t tile_rows, int64_t pack, int64_t wave, int64_t l2_bytes) {
+                              int64_t tile_rows, int64_t pack, int64_t wave, int64_t l2_bytes,
+                              int columns) {
   attention::Problem p;
   p.dtype = DType::bf16;
   p.batch = batch;
@@ -74,7 +75,11 @@ py::dict attention_cuda_order(bool by_key, int64_t batch, int64_t heads, int64_t
   lists.heads = mask_heads;
   lists.rows = (length + block - 1) / block;
   lists.offsets = dense ? nullptr : &listed;
-  const RowOrder order = plan_order(p, by_key, tile_rows, pack, wave, l2_bytes);
+  RowOrder order = plan_order(p, by_key, tile_rows, pack, wave, l2_bytes);
+  HopperCut cut;
+  cut.block_listed = int(block_kv);
+  RowSplits splits;
+  if (columns > 0) splits = plan_splits(p, cut, columns, wave, order);
   py::dict result;
   result["sorted"] = order.sorted;
   result["rows"] = order.rows;
@@ -85,6 +90,9 @@ py::dict attention_cuda_order(bool by_key, int64_t batch, int64_t heads, int64_t
   result["members"] = order.members;
   result["section"] = py::make_tuple(order.section_lists, order.section_heads);
   result["repeats"] = order.repeats;
+  result["tiles"] = order.tiles;
+  result["slots"] = splits.slots;
+  result["sections"] = splits.sections;
   return result;
 }
 
@@ -98,8 +106,11 @@ void add_attention_plans(py::module_& m) {
       py::arg("seq_kv") = 8192, py::arg("block_q") = 128, py::arg("block_kv") = 128,
       py::arg("head_dim") = 128, py::arg("dense") = false, py::arg("tile_rows") = 128,
       py::arg("pack") = 1, py::arg("wave") = 132, py::arg("l2_bytes") = 50 << 20,
+      py::arg("columns") = 0,
       "How the thread blocks of a part of an attention problem in bf16 are numbered: whether rows "
-      "are sorted, and in which sections (lists, heads of each).");
+      "are sorted, and in which sections (lists, heads of each). columns: of a tile, where rows "
+      "may "
+      "be split.");
   m.def(
       "attention_cuda_plan", &attention_cuda_plan, py::kw_only(), py::arg("part") = "forward",
       py::arg("block_q") = 128, py::arg("block_kv") = 128, py::arg("seq_q") = 4096,

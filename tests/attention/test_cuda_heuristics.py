@@ -164,3 +164,37 @@ def test_sections_hold_every_head_once(
     assert lists == 1 or p["repeats"] == 1
     everything = (p["lists"], p["heads"] // p["lists"])
     assert lists * each * p["rows"] * p["parts"] >= wave or (lists, each) == everything
+
+
+def test_rows_are_split_where_they_may_be_long() -> None:
+    few = {"heads": 1, "kv_heads": 1, "seq_q": 512, "columns": 128}
+    assert order(heads=1, kv_heads=1, seq_q=512)["slots"] == 0
+    assert order(**few, seq_kv=4096)["slots"] == 0  # one wave of short rows
+    assert order(**few, seq_kv=16384)["slots"] == 4  # no more than rows
+    assert order(**few, seq_kv=16384)["sorted"]
+    assert order(**few, seq_kv=16384, dense=True)["slots"] == 0
+    assert order(heads=1, kv_heads=1, columns=128, seq_q=2**17)["slots"] == 1024
+    assert order(heads=16, kv_heads=16, columns=128, seq_q=2**17)["slots"] == 66
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(1, 2**18),
+    st.sampled_from(BLOCKS), st.integers(1, 300), st.integers(0, 2**26),
+)  # fmt: skip
+def test_memory_of_pieces_is_bounded(
+    batch, heads, own_batch, own_heads, seq, block, wave, l2
+) -> None:
+    p = order(
+        batch=batch, heads=heads, kv_heads=heads, mask_batch=batch if own_batch else 1,
+        mask_heads=heads if own_heads else 1, seq_q=seq, seq_kv=seq, block_q=block, block_kv=block,
+        tile_rows=block, wave=wave, l2_bytes=l2, columns=128,
+    )  # fmt: skip
+    lists, each = p["section"]
+    listed = lists * p["rows"]
+    if p["slots"] == 0:
+        assert p["tiles"] == p["rows"] * p["heads"]
+        return
+    assert p["sections"] == -(-p["lists"] // lists) * p["repeats"]
+    assert 2 <= p["slots"] <= listed
+    assert p["sections"] * p["slots"] * each <= 8 * wave
+    assert p["tiles"] == p["sections"] * (listed + p["slots"]) * each

@@ -40,7 +40,7 @@ def sections(offsets: np.ndarray, rows: int, nnz: int, members: int, section: in
 
 def sort(offsets: np.ndarray, rows: int, nnz: int, members: int = 1, section: int = 1) -> None:
     count = (len(offsets) - 1) // members
-    workspace = np.full(2 * count, -1, np.int32)
+    workspace = np.full(2 * count + 1, -1, np.int32)
     _native.simt_call(
         str(library_path("libfastops_simt")), ORDER,
         {"offsets": offsets, "workspace": workspace}, {"order": workspace[:count]},
@@ -48,6 +48,7 @@ def sort(offsets: np.ndarray, rows: int, nnz: int, members: int = 1, section: in
     )  # fmt: skip
     wanted = sections(offsets, rows, nnz, members, section)
     assert np.array_equal(workspace[:count], wanted)
+    assert workspace[-1] == 0  # none has been taken
 
 
 @pytest.mark.parametrize("rows", [1, 2, 33, 1000, 5000])
@@ -107,14 +108,15 @@ def test_split(rows: int, lists: int, section: int, slots: int, columns: int) ->
     lengths[0] = 3000
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     listed, count = section * rows, -(-lists // section)
-    sizes = [count * (listed + slots)] * 2 + [count * listed, count * (slots // 2 * 2), count]
+    sizes = [count * (listed + slots)] * 2 + [1, count * listed, count * (slots // 2 * 2), count]
     workspace = np.full(-(-sum(sizes) // 4) * 4, -7, np.int32)
     _native.simt_call(
         str(library_path("libfastops_simt")), "attention split",
         {"offsets": offsets, "workspace": workspace}, {"order": workspace[: sizes[0]]},
         rows=rows, nnz=int(offsets[-1]), section=section, slots=slots, columns=columns, block=block,
     )  # fmt: skip
-    order, _, first_slot, split, piece = np.split(workspace, np.cumsum(sizes))[:5]
+    order, _, taken, first_slot, split, piece = np.split(workspace, np.cumsum(sizes))[:6]
+    assert taken == 0
     order, first_slot = order.reshape(count, -1), first_slot.reshape(count, -1)
     split = split.reshape(count, -1, 2)
     tiles = -(-lengths * block // columns).reshape(lists, rows)

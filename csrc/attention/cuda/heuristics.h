@@ -116,6 +116,7 @@ struct RowOrder {
   bool sorted = false;
   // [lists * rows], once sorted: of each section its rows as list * rows + row.
   const int32_t* order = nullptr;
+  int32_t* next = nullptr;  // how many tiles have been taken besides the first of each block: 0
 };
 
 // Thread blocks of an SM, by their shared memory, at most `most`.

@@ -7,15 +7,14 @@
 namespace fastops::attention::cuda {
 inline constexpr int kOrderThreads = 512, kOrderWarps = kOrderThreads / 32, kBins = 256;
 
-// What the kernel leaves of each section of lists (RowSplits), and room for as much of the order.
+// What the kernel leaves (RowOrder, RowSplits), and room for as much of the order.
 struct OrderSpace {
-  int32_t *order, *spare, *first_slot, *split, *piece;
+  int32_t *order, *spare, *next, *first_slot, *split, *piece;
 };
 
 // A stable radix sort by one block, 8 bits of the key a pass, greatest first: of `count` items,
-// numbered by first(i), into `to`, last pass first from `from` where that is numbered there
-// already. Each warp has a run of the items and counts of its own, so that only the sums over warps
-// need the block. Five barriers a pass.
+// first(i) before, into `order`, in turns with `spare`. Each warp has a run of the items and counts
+// of its own, so that only the sums over warps need the block. Five barriers a pass.
 struct Counts {
   int bins[kOrderWarps][kBins];
   int partials[kOrderWarps];
@@ -92,6 +91,7 @@ __global__ void __launch_bounds__(kOrderThreads)
     if constexpr (kSplits) sum = (sum * splits.block + splits.columns - 1) / splits.columns;
     return int(min(sum, int64_t{INT32_MAX}));
   };
+  if (blockIdx.x == 0 && thread == 0) *space.next = 0;
   unsigned bits = 0;
   int64_t total = 0;
 #pragma unroll 1
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kOrderThreads)
 
 size_t order_workspace(const BlockLists& lists) {
   if (lists.offsets == nullptr || lists.rows < 2) return 0;
-  return size_t(lists.batch * lists.heads * lists.rows) * 2 * sizeof(int32_t);
+  return size_t(lists.batch * lists.heads * lists.rows * 2 + 1) * sizeof(int32_t);
 }
 
 namespace {
@@ -182,9 +182,11 @@ void launch_order(const BlockLists& lists, const RowOrder& order, const RowSplit
 
 void sort_rows(const BlockLists& lists, RowOrder& order, void* workspace, void* stream) {
   int32_t* const rows = static_cast<int32_t*>(workspace);
-  OrderSpace space{rows, rows + size_t(order.lists) * order.rows};
+  const size_t count = size_t(order.lists) * order.rows;
+  const OrderSpace space{rows, rows + count, rows + 2 * count};
   launch_order<false>(lists, order, {}, space, stream);
-  order.order = rows;
+  order.order = space.order;
+  order.next = space.next;
 }
 
 RowOrder order_rows(const Problem& p, bool by_key, int64_t tile_rows, int64_t pack, int resident,
@@ -208,7 +210,8 @@ HopperOrder plan_hopper_order(const Problem& p, const HopperCut& cut) {
 
 namespace {
 
-// Of int32: order, spare, first_slot, split, piece; then, 16-byte aligned, of float: out, lse.
+// Of int32: order, spare, next, first_slot, split, piece; then, 16-byte aligned, of float: out,
+// lse.
 struct SplitSizes {
   size_t sections, items, listed, split, rows, channels;  // split: int32 of a section
 
@@ -220,7 +223,7 @@ struct SplitSizes {
         rows(size_t{splits.sections} * splits.slots * order.section_heads * tile_rows),
         channels(channels) {}
 
-  size_t integers() const { return (sections * (2 * items + listed + split + 1) + 3) / 4 * 4; }
+  size_t integers() const { return (sections * (2 * items + listed + split + 1) + 4) / 4 * 4; }
   size_t bytes() const { return (integers() + rows * (channels + 1)) * 4; }
 };
 
@@ -237,11 +240,13 @@ void split_rows(const BlockLists& lists, RowOrder& order, RowSplits& splits, siz
   const SplitSizes sizes(order, splits, tile_rows, channels);
   OrderSpace space{static_cast<int32_t*>(workspace)};
   space.spare = space.order + sizes.sections * sizes.items;
-  space.first_slot = space.spare + sizes.sections * sizes.items;
+  space.next = space.spare + sizes.sections * sizes.items;
+  space.first_slot = space.next + 1;
   space.split = space.first_slot + sizes.sections * sizes.listed;
   space.piece = space.split + sizes.sections * sizes.split;
   launch_order<true>(lists, order, splits, space, stream);
   order.order = space.order;
+  order.next = space.next;
   splits.piece = space.piece;
   splits.first_slot = space.first_slot;
   splits.split = space.split;

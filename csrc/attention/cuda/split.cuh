@@ -7,7 +7,8 @@
 
 namespace fastops::attention::cuda {
 
-// What a thread block has: a row, or a piece of one. `first` is past the end where it has nothing.
+// What a thread block has: a row, or a piece of one. `first` is past the end where there is
+// nothing, and `slot` the number of the next section's first.
 struct HopperItem : HopperPlace {
   int piece, least;  // which, of pieces of so many tiles at least
   int slot;          // where its result goes; -1: a whole row
@@ -21,7 +22,7 @@ __device__ __forceinline__ HopperItem item_of(const RowOrder& o, const RowSplits
   const unsigned within = block % (items * o.section_heads), head = within % o.section_heads;
   const unsigned lists = section / o.repeats;
   const int code = o.order[lists * items + within / o.section_heads];
-  if (code < 0) return {{0, 0, INT32_MAX}, 0, 0, -1};
+  if (code < 0) return {{0, 0, INT32_MAX}, 0, 0, int((section + 1) * items * o.section_heads)};
   const unsigned row = unsigned(code) % listed;
   const int piece = int(unsigned(code) / listed), slot = splits.first_slot[lists * listed + row];
   const Turn turn = turn_at(o, section, row, head, 0);
