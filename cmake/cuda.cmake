@@ -12,7 +12,7 @@ list(APPEND FASTOPS_CUDA_SOURCES
   csrc/nm/cuda/compress.cu csrc/nm/cuda/dispatch.cu csrc/nm/cuda/pack.cu csrc/nm/cuda/dense_f32.cu
   csrc/nm/cuda/dense_f16.cu csrc/nm/cuda/dense_bf16.cu csrc/nm/cuda/sparse_f16.cu
   csrc/nm/cuda/sparse_bf16.cu)
-list(APPEND FASTOPS_CUDA_SOURCES csrc/attention/cuda/dispatch.cu)
+list(APPEND FASTOPS_CUDA_SOURCES csrc/attention/cuda/dispatch.cu csrc/attention/cuda/order.cu)
 foreach(dtype f32 f16 bf16)
   list(APPEND FASTOPS_CUDA_SOURCES csrc/attention/cuda/forward_${dtype}.cu
                                    csrc/attention/cuda/backward_${dtype}.cu)

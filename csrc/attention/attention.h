@@ -59,6 +59,7 @@ struct Problem {
   const float* sinks = nullptr;     // optional [heads]
   const float* key_bias = nullptr;  // optional [batch, heads or 1, seq_kv]
   int64_t key_bias_stride[3] = {};  // batch, head (0: the same for all), key
+  void* workspace = nullptr;        // device scratch of the launcher's size (CUDA)
 };
 
 struct ForwardParams : Problem {

@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor> block_sparse_attention(const Tensor& q, const Tensor&
   const Tensor lse = empty({p.batch, p.heads, p.seq_q}, DType::f32, q);
   p.out = make_heads(op, out, p, q, {p.batch, p.heads, p.seq_q, p.value_dim}, "out");
   p.lse = static_cast<float*>(lse.data_ptr());
-  if (out.numel() > 0) FASTOPS_RUN(forward, q, p);
+  if (out.numel() > 0) FASTOPS_RUN_WITH_WORKSPACE(forward, q, p);
   return {out, lse};
 }
 
@@ -172,7 +172,8 @@ Tensors block_sparse_attention_backward(const Tensor& grad_out, const OptTensor&
   if (wanted[4]) p.grad_key_bias = static_cast<float*>(grads[4].data_ptr());
   const Tensor delta = empty(rows, DType::f32, q);
   p.delta = static_cast<float*>(delta.data_ptr());
-  if (p.heads > 0) FASTOPS_RUN(backward, q, p);  // the sinks have a gradient without samples too
+  if (p.heads > 0)
+    FASTOPS_RUN_WITH_WORKSPACE(backward, q, p);  // the sinks have a gradient without samples too
   return grads;
 }
 

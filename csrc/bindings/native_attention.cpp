@@ -50,14 +50,67 @@ py::dict attention_cuda_plan(const std::string& part, int64_t block_q, int64_t b
   result["consumers"] = cut.consumers;
   result["rows"] = cut.rows;
   result["pack"] = cut.pack;
-  result["tiles"] = cut.tiles;
   if (forward) result["columns"] = hopper_columns(channels, cut.consumers);
+  return result;
+}
+
+py::dict attention_cuda_order(bool by_key, int64_t batch, int64_t heads, int64_t kv_heads,
+                              int64_t mask_batch, int64_t mask_heads, int64_t seq_q, int64_t seq_kv,
+                              int64_t block_q, int64_t block_kv, int64_t head_dim, bool dense,
+                              int64_t tile_rows, int64_t pack, int64_t wave, int64_t l2_bytes,
+                              int columns) {
+  attention::Problem p;
+  p.dtype = DType::bf16;
+  p.batch = batch;
+  p.heads = heads;
+  p.kv_heads = kv_heads;
+  p.seq_q = seq_q;
+  p.seq_kv = seq_kv;
+  p.head_dim = p.value_dim = head_dim;
+  p.mask.block_q = block_q;
+  p.mask.block_kv = block_kv;
+  attention::BlockLists& lists = by_key ? p.mask.by_key : p.mask.by_query;
+  const int64_t listed = 0, length = by_key ? seq_kv : seq_q, block = by_key ? block_kv : block_q;
+  lists.batch = mask_batch;
+  lists.heads = mask_heads;
+  lists.rows = (length + block - 1) / block;
+  lists.offsets = dense ? nullptr : &listed;
+  RowOrder order = plan_order(p, by_key, tile_rows, pack, wave, l2_bytes);
+  HopperCut cut;
+  cut.block_listed = int(block_kv);
+  RowSplits splits;
+  if (columns > 0) splits = plan_splits(p, cut, columns, wave, order);
+  py::dict result;
+  result["sorted"] = order.sorted;
+  result["rows"] = order.rows;
+  result["parts"] = order.parts;
+  result["heads"] = order.heads;
+  result["samples_inner"] = order.samples_inner;
+  result["lists"] = order.lists;
+  result["members"] = order.members;
+  result["section"] = py::make_tuple(order.section_lists, order.section_heads);
+  result["repeats"] = order.repeats;
+  result["tiles"] = order.tiles;
+  result["slots"] = splits.slots;
+  result["sections"] = splits.sections;
   return result;
 }
 
 }  // namespace
 
 void add_attention_plans(py::module_& m) {
+  m.def(
+      "attention_cuda_order", &attention_cuda_order, py::kw_only(), py::arg("by_key") = false,
+      py::arg("batch") = 1, py::arg("heads") = 8, py::arg("kv_heads") = 8,
+      py::arg("mask_batch") = 1, py::arg("mask_heads") = 1, py::arg("seq_q") = 8192,
+      py::arg("seq_kv") = 8192, py::arg("block_q") = 128, py::arg("block_kv") = 128,
+      py::arg("head_dim") = 128, py::arg("dense") = false, py::arg("tile_rows") = 128,
+      py::arg("pack") = 1, py::arg("wave") = 132, py::arg("l2_bytes") = 50 << 20,
+      py::arg("columns") = 0,
+      "How the thread blocks of a part of an attention problem in bf16 are numbered: whether rows "
+      "are sorted, and in which sections (lists, heads of each). columns: of a tile, where rows "
+      "may "
+      "be split.");
   m.def(
       "attention_cuda_plan", &attention_cuda_plan, py::kw_only(), py::arg("part") = "forward",
       py::arg("block_q") = 128, py::arg("block_kv") = 128, py::arg("seq_q") = 4096,

@@ -23,13 +23,15 @@ struct Launch {
 struct DeviceInfo {
   int sm_count, major, minor;
   int shared_optin;  // most dynamic shared memory of one block, in bytes
+  int l2_bytes;
 };
 
 #ifdef SIMT_HOST
 
 inline DeviceInfo device_info() {
   const auto& device = simt::device();
-  return {device.sm_count, device.major, device.minor, device.shared_per_block_optin};
+  return {device.sm_count, device.major, device.minor, device.shared_per_block_optin,
+          device.l2_bytes()};
 }
 
 template <typename... Params, typename... Args>
@@ -64,7 +66,7 @@ inline DeviceInfo device_info() {
   };
   infos[device] = {ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrComputeCapabilityMajor),
                    ask(cudaDevAttrComputeCapabilityMinor),
-                   ask(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+                   ask(cudaDevAttrMaxSharedMemoryPerBlockOptin), ask(cudaDevAttrL2CacheSize)};
   known[device].store(1, std::memory_order_release);
   return infos[device];
 }

@@ -15,6 +15,8 @@ struct Device {
   int major = 9;
   int minor = 0;
   int shared_per_block_optin = 232448;
+
+  int l2_bytes() const { return sm_count * 384 * 1024; }  // as of an A100 or H200 for each
 };
 int shared_optin(int major);  // bytes of shared memory a block of that architecture may have
 // Read once from FASTOPS_SIMT_DEVICE="sms,major,minor"; heuristics see it as the GPU.

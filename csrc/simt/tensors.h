@@ -39,6 +39,8 @@ class Tensors {
   // A contiguous one.
   void add(const char* name, const void* data, size_t element_bytes, std::vector<int64_t> sizes,
            Access access);
+  // Scratch of a launcher. It holds nothing a kernel may rely on, so it starts as NaN.
+  void* workspace(size_t bytes);
   // Throws if an element of a tensor that launches were to write has not been written.
   void require_written() const;
 
@@ -48,6 +50,9 @@ class Tensors {
     launch(p, nullptr);
     require_written();
   }
+
+ private:
+  std::vector<double> workspace_;
 };
 
 }  // namespace simt

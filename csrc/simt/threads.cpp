@@ -308,6 +308,12 @@ void Tensors::add(const char* name, const void* data, size_t element_bytes,
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * sizes[d];
   add(name, data, element_bytes, std::move(sizes), std::move(strides), access);
 }
+void* Tensors::workspace(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  workspace_.assign((bytes + 7) / 8, __builtin_nan(""));
+  add({"workspace", workspace_.data(), bytes, 4, Access::write, false, {}, {}});
+  return workspace_.data();
+}
 void Tensors::require_written() const { memory().require_written(); }
 
 }  // namespace simt

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 _native = pytest.importorskip("fastops._lib._native", reason="the pybind11 module is not built")
 plan = _native.attention_cuda_plan
+order = _native.attention_cuda_order
 BLOCKS = (16, 32, 64, 128)
 
 
@@ -96,7 +97,6 @@ def test_a_cut_covers_the_rows(
         return
     assert p["rows"] * p["pack"] == 64 * p["consumers"]
     assert group % p["pack"] == 0
-    assert p["tiles"] * p["rows"] >= length > (p["tiles"] - 1) * p["rows"]
     block = block_kv if part == "by key" else block_q
     assert dense or p["rows"] == min(block, 128 if part == "forward" else 64)
     if part != "forward":
@@ -105,3 +105,96 @@ def test_a_cut_covers_the_rows(
     row = 2 * channels
     shared_bytes = (64 * p["consumers"] + 4 * p["columns"]) * row + 1024
     assert shared_bytes * (3 - p["consumers"]) <= 227 * 1024
+
+
+def test_rows_are_sorted_where_it_may_matter() -> None:
+    assert order()["sorted"]
+    assert not order(dense=True)["sorted"]
+    assert not order(seq_q=128, batch=64)["sorted"]  # lists of one row
+    assert not order(seq_q=128 * 16)["sorted"]  # 128 tiles, all at once
+    assert order(seq_q=128 * 17)["sorted"]
+    assert order(seq_q=128 * 16, tile_rows=64)["parts"] == 2
+    assert order(seq_q=128 * 16, tile_rows=64)["sorted"]
+
+
+def test_a_section_of_heads_shares_half_of_the_cache() -> None:
+    mib = 2**20  # K and V of a head: 4 MiB
+    assert order(heads=16, kv_heads=16, l2_bytes=32 * mib)["section"] == (1, 4)
+    # Eight query heads read them.
+    assert order(heads=64, kv_heads=8, l2_bytes=8 * mib)["section"] == (1, 8)
+    # A section divides what has one list, and has a wave of tiles at least.
+    assert order(heads=15, kv_heads=15, l2_bytes=32 * mib)["section"] == (1, 3)
+    assert order(heads=16, kv_heads=16, l2_bytes=0, wave=65)["section"] == (1, 2)
+    # Heads with lists of their own are sorted together.
+    lists = {"heads": 16, "kv_heads": 16, "mask_heads": 16, "l2_bytes": 32 * mib}
+    assert order(**lists)["section"] == (4, 1)
+    assert order(**lists, batch=2)["section"] == (2, 2)
+    assert order(**lists, batch=2)["samples_inner"]
+    assert order(**lists, batch=2, mask_batch=2)["section"] == (4, 1)
+    assert order(batch=9, mask_batch=9, l2_bytes=256 * mib)["section"] == (4, 8)
+
+
+def test_lists_of_a_group_are_one_by_key() -> None:
+    p = order(by_key=True, heads=16, kv_heads=4, mask_heads=16, mask_batch=2, batch=2)
+    assert (p["lists"], p["members"], p["heads"]) == (8, 4, 8)
+    p = order(by_key=True, heads=16, kv_heads=4)
+    assert (p["lists"], p["members"], p["heads"]) == (1, 1, 4)
+
+
+@given(
+    st.booleans(), st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), st.booleans(),
+    st.booleans(), st.integers(1, 5000), st.integers(1, 5000), st.sampled_from(BLOCKS),
+    st.sampled_from((16, 32, 64)), st.integers(1, 300), st.integers(0, 2**24),
+)  # fmt: skip
+def test_sections_hold_every_head_once(
+    by_key, batch, kv_heads, group, own_batch, own_heads, seq_q, seq_kv, block, tile, wave, l2
+) -> None:
+    heads, tile = kv_heads * group, min(tile, block)
+    p = order(
+        by_key=by_key, batch=batch, heads=heads, kv_heads=kv_heads, seq_q=seq_q, seq_kv=seq_kv,
+        mask_batch=batch if own_batch else 1, mask_heads=heads if own_heads else 1,
+        block_q=block, block_kv=block, tile_rows=tile, wave=wave, l2_bytes=l2,
+    )  # fmt: skip
+    lists, each = p["section"]
+    assert p["rows"] == -(-(seq_kv if by_key else seq_q) // block)
+    assert p["parts"] == block // tile
+    assert p["heads"] == batch * (kv_heads if by_key else heads)
+    assert p["heads"] == p["lists"] * each * p["repeats"]
+    assert 1 <= lists <= p["lists"]
+    assert lists == 1 or p["repeats"] == 1
+    everything = (p["lists"], p["heads"] // p["lists"])
+    assert lists * each * p["rows"] * p["parts"] >= wave or (lists, each) == everything
+
+
+def test_rows_are_split_where_they_may_be_long() -> None:
+    few = {"heads": 1, "kv_heads": 1, "seq_q": 512, "columns": 128}
+    assert order(heads=1, kv_heads=1, seq_q=512)["slots"] == 0
+    assert order(**few, seq_kv=4096)["slots"] == 0  # one wave of short rows
+    assert order(**few, seq_kv=16384)["slots"] == 4  # no more than rows
+    assert order(**few, seq_kv=16384)["sorted"]
+    assert order(**few, seq_kv=16384, dense=True)["slots"] == 0
+    assert order(heads=1, kv_heads=1, columns=128, seq_q=2**17)["slots"] == 1024
+    assert order(heads=16, kv_heads=16, columns=128, seq_q=2**17)["slots"] == 66
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(1, 2**18),
+    st.sampled_from(BLOCKS), st.integers(1, 300), st.integers(0, 2**26),
+)  # fmt: skip
+def test_memory_of_pieces_is_bounded(
+    batch, heads, own_batch, own_heads, seq, block, wave, l2
+) -> None:
+    p = order(
+        batch=batch, heads=heads, kv_heads=heads, mask_batch=batch if own_batch else 1,
+        mask_heads=heads if own_heads else 1, seq_q=seq, seq_kv=seq, block_q=block, block_kv=block,
+        tile_rows=block, wave=wave, l2_bytes=l2, columns=128,
+    )  # fmt: skip
+    lists, each = p["section"]
+    listed = lists * p["rows"]
+    if p["slots"] == 0:
+        assert p["tiles"] == p["rows"] * p["heads"]
+        return
+    assert p["sections"] == -(-p["lists"] // lists) * p["repeats"]
+    assert 2 <= p["slots"] <= listed
+    assert p["sections"] * p["slots"] * each <= 8 * wave
+    assert p["tiles"] == p["sections"] * (listed + p["slots"]) * each

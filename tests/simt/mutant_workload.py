@@ -117,6 +117,14 @@ def full_lists(
     return [*lists[0], bits, *lists[1]]
 
 
+def one_list(rows: int, row: int, indices: torch.Tensor, elements: int) -> list[torch.Tensor]:
+    """A mask by query of which one row lists anything: offsets may be any."""
+    offsets = torch.zeros(rows + 1, dtype=torch.int64)
+    offsets[row + 1] = len(indices)
+    bits = torch.zeros((1, elements // 32), dtype=torch.int32)
+    return [offsets, indices, 0 * offsets, torch.zeros(0, dtype=torch.int32), bits]
+
+
 def attention() -> None:
     """Every kernel with more tiles than it holds, warps that share a list, several heads of one
     group, channels to fill, empty lists, with and without sinks and a bias. Hopper's first."""
@@ -125,6 +133,13 @@ def attention() -> None:
     bits = torch.randint(-(2**31), 2**31, (1, 128), dtype=torch.int32)
     mask = [torch.tensor([0, 25]), indices, torch.tensor([0, 9]), torch.zeros_like(indices), bits]
     ops.block_sparse_attention(q, k, v, mask, [128, 32, 1, 1], 0.1, None, None)
+    # Of more rows than a warp numbers one in pieces.
+    rows, listed = 40, 12
+    mask = one_list(rows, rows - 2, torch.arange(listed, dtype=torch.int32), 64 * 128)
+    q, k = torch.randn(1, 1, 64 * rows, 64).half(), torch.randn(1, 1, 128 * listed, 64).half()
+    lib.simt_set_device(1, 9, 0)
+    ops.block_sparse_attention(q, k, k, mask, [64, 128, 1, 1], 0.1, None, None)
+    lib.simt_set_device(4, 9, 0)
     # Each part of its backward: more tiles than it holds, of two heads by key.
     for queries, keys, wanted in ((70, 330, [1, 0, 0, 0, 0]), (330, 70, [0, 1, 1, 0, 1])):
         q, grad = (torch.randn(1, 2, queries, 64).half() for _ in range(2))
@@ -148,6 +163,11 @@ def attention() -> None:
             ops.block_sparse_attention_backward(
                 grad, None, q, k, v, out, lse, mask, shape, 0.1, sinks, bias, wanted
             )
+    # More rows than a sort takes at a time, of which one takes a second pass.
+    rows = 600
+    mask = one_list(rows, 4, torch.full((260,), -1, dtype=torch.int32), 16 * 16)
+    q, k = torch.randn(1, 1, 16 * rows, 8).half(), torch.randn(1, 1, 16, 8).half()
+    ops.block_sparse_attention(q, k, k, mask, [16, 16, 1, 1], 0.1, None, None)
 
 
 FAMILIES = {"softmax": softmax, "nm": nm, "merge": merge, "attention": attention}

@@ -62,12 +62,6 @@ struct BackwardTile {
   }
 };
 
-template <bool kByKey>
-__device__ __forceinline__ HopperPlace place_of(const BackwardParams& p, const HopperCut& cut,
-                                                unsigned block) {
-  return place_of<!kByKey>(p.batch, kByKey ? p.kv_heads : p.heads, cut, block);
-}
-
 // The warp of a team that copies: its rows, then every tile of every list, a lane for each slot. A
 // list that names nothing has one tile of slots that hold nothing (boxes past the end, which arrive
 // as zeros), as has what a list leaves of its last tile.
@@ -175,7 +169,7 @@ template <typename T, int kD, bool kByKey>
 __global__ void __launch_bounds__(BackwardTile<kD>::kThreads, 1)
     backward_hopper_kernel(const __grid_constant__ BackwardParams p,
                            const __grid_constant__ BackwardMaps maps, HopperCut cut,
-                           unsigned items) {
+                           const __grid_constant__ RowOrder order) {
   using Tile = BackwardTile<kD>;
   constexpr int kColumns = Tile::kColumns;
   constexpr ptx::Swizzle kSwizzle = ptx::Swizzle::b128;
@@ -189,11 +183,11 @@ __global__ void __launch_bounds__(BackwardTile<kD>::kThreads, 1)
   HopperPlace& place = *reinterpret_cast<HopperPlace*>(dynamic + at + Tile::kPlaceAt);
   float* const bias_sums = reinterpret_cast<float*>(dynamic + at + Tile::kBiasAt);
   const unsigned item = blockIdx.x * Tile::kTeams + team;
-  const bool idle = team >= Tile::kTeams || item >= items;
+  const bool none = team >= Tile::kTeams || item >= order.tiles;
 
-  if (copies && !idle) {
+  if (copies && !none) {
     if (lane == 0) {
-      place = place_of<kByKey>(p, cut, item);
+      place = place_of(order, cut, item);
       ptx::mbarrier_init(Tile::barrier(shared, Tile::kRowsHere), 1);
       for (int stage = 0; stage < 2; ++stage) {
         ptx::mbarrier_init(Tile::barrier(shared, Tile::kTileHere + stage), 1);
@@ -205,6 +199,7 @@ __global__ void __launch_bounds__(BackwardTile<kD>::kThreads, 1)
       for (int r = lane; r < Tile::kRows; r += 32) bias_sums[r] = 0.f;
   }
   __syncthreads();
+  const bool idle = none || place.first >= (kByKey ? p.seq_kv : p.seq_q);
 
   if (copies) {
     ptx::setmaxnreg_dec<Tile::kFew>();

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "attention/cuda/mma_tile.cuh"
+#include "attention/cuda/order.cuh"
 #include "attention/cuda/sides.cuh"
 
 namespace fastops::attention::cuda {
@@ -56,7 +57,8 @@ __device__ __forceinline__ void store_sums(T* to, int64_t stride, const float (&
 
 template <typename T, int kD, bool kByKey>
 __global__ void __launch_bounds__(kMmaThreads, 2)
-    backward_mma_kernel(const __grid_constant__ BackwardParams p, Cut cut, int64_t tiles) {
+    backward_mma_kernel(const __grid_constant__ BackwardParams p, Cut cut,
+                        const __grid_constant__ RowOrder order) {
   constexpr int kColumns = kBackwardColumns<kD, kByKey>, kN = kColumns / 8;
   constexpr int kRowBytes = Tile<kD>::kRowBytes;
   FASTOPS_DYNAMIC_SHARED(shared);
@@ -66,16 +68,14 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
   const int row_warp = warp % cut.row_warps, list_warp = warp / cut.row_warps;
 
-  const unsigned heads = unsigned(p.batch) * unsigned(kByKey ? p.kv_heads : p.heads);
-  const auto tile_of = [&](unsigned block) {
-    return int64_t{kByKey ? block / heads : unsigned(tiles) - 1 - block / heads};
-  };
-  const Side<T, kByKey> side(p, blockIdx.x % heads);
+  const Turn turn = turn_of(order, blockIdx.x);
+  const Side<T, kByKey> side(p, turn.b, turn.h);
   const int block_rows = int(kByKey ? p.mask.block_kv : p.mask.block_q);
   const int block_listed = int(kByKey ? p.mask.block_q : p.mask.block_kv);
   const int tile_rows = cut.row_warps * 16, columns = cut.list_warps * kColumns;
-  const int64_t first = tile_of(blockIdx.x) * tile_rows, end = min(first + tile_rows, side.rows);
-  const int64_t warp_row = first + row_warp * 16;
+  const int first = int(turn.tile) * tile_rows, end = side.rows;
+  if (first >= end) return;
+  const int warp_row = first + row_warp * 16;
   const int head_dim = int(p.head_dim), value_dim = int(p.value_dim);
 
   const unsigned row_a = ptx::smem_addr(shared), row_b = row_a + tile_rows * kRowBytes;
@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     if constexpr (kByKey) grad_b[0][i / 4][i % 4] = 0.f;
   }
 
-  const int64_t members = kByKey ? p.heads / p.kv_heads : 1;
+  const int members = kByKey ? int(unsigned(p.heads) / unsigned(p.kv_heads)) : 1;
 #pragma unroll 1
-  for (int64_t member = 0; member < members; ++member) {
+  for (int member = 0; member < members; ++member) {
     const Listed<T, kByKey> listed(p, side, member);
     const List list(kByKey ? p.mask.by_key : p.mask.by_query, p.mask, side.b, listed.q_head,
                     first / block_rows, block_listed, kColumns, listed.length);
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     if constexpr (!kByKey) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int64_t r = warp_row + half * 8 + g;
+        const int r = warp_row + half * 8 + g;
         if (r >= end || p.lse[listed.first_query + r] == -INFINITY) continue;
         row_lse[half] = p.lse[listed.first_query + r] * kLog2e;
         row_delta[half] = p.delta[listed.first_query + r];
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int64_t r = warp_row + half * 8 + g;
+          const int r = warp_row + half * 8 + g;
           if constexpr (kByKey) {
             if (listed.bias && r < end) bias = listed.bias[r * p.key_bias_stride[2]] * kLog2e;
           } else {
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
           float& s = weights[0][i / 2][2 * half + i % 2];
           float& d = grads[0][i / 2][2 * half + i % 2];
           const bool keep = !here.masked || keeps<kByKey>(p.mask, slot, c & ((1 << shift) - 1),
-                                                          listed.length, int(r) & (block_rows - 1));
+                                                          listed.length, r & (block_rows - 1));
           s = keep ? ptx::ex2(__fmaf_rn(s, p.scale * kLog2e, bias - lse)) : 0.f;
           d = keep ? s * (d - delta) : 0.f;
           bias_sum[half] += d;
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
           if (t == 0) bias_sums[warp][half * 8 + g] = sum;
         }
         __syncthreads();
-        const int64_t r = warp_row + lane;
+        const int r = warp_row + lane;
         if (list_warp == 0 && lane < 16 && r < end) {
           float sum = 0.f;
           for (int w = row_warp; w < int(blockDim.x) / 32; w += cut.row_warps)
@@ -216,9 +216,9 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   }
   if (list_warp > 0) return;
   // Asked for again rather than kept in registers.
-  const unsigned block = ptx::opaque(int(blockIdx.x));
-  const Side<T, kByKey> to(p, block % heads);
-  const int64_t row = tile_of(block) * tile_rows + row_warp * 16;
+  const Turn again = turn_of(order, unsigned(ptx::opaque(int(blockIdx.x))));
+  const Side<T, kByKey> to(p, again.b, again.h);
+  const int row = int(again.tile) * tile_rows + row_warp * 16;
   const Heads& to_a = kByKey ? p.grad_k : p.grad_q;
   if (to_a.data)
     store_sums<T, kD>(head_of<T>(to_a, to.b, to.h), to_a.stride[2], grad_a[0], p.scale, row,

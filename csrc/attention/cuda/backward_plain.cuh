@@ -5,6 +5,7 @@
 // channels, kR = 2). Registers: kR kD / 8 sums. Barriers: three a tile.
 #pragma once
 
+#include "attention/cuda/order.cuh"
 #include "attention/cuda/plain_tile.cuh"
 #include "attention/cuda/sides.cuh"
 
@@ -15,20 +16,23 @@ inline constexpr int kPlainGroupRows = kD == 64 ? 4 : 2;
 
 template <typename T, int kD, bool kByKey>
 __global__ void __launch_bounds__(kPlainThreads)
-    backward_plain_kernel(const __grid_constant__ BackwardParams p, int64_t tiles, int ld) {
+    backward_plain_kernel(const __grid_constant__ BackwardParams p,
+                          const __grid_constant__ RowOrder order, int ld) {
   constexpr int kR = kPlainGroupRows<kD>, kRows = 8 * kR;
   FASTOPS_DYNAMIC_SHARED(shared);
   __shared__ Slots slots;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int group = int(threadIdx.x) / 16, at = int(threadIdx.x) % 16;
 
-  const int64_t heads = p.batch * (kByKey ? p.kv_heads : p.heads);
-  const int64_t tile = kByKey ? blockIdx.x / heads : tiles - 1 - blockIdx.x / heads;
-  const Side<T, kByKey> side(p, blockIdx.x % heads);
+  const Turn turn = turn_of(order, blockIdx.x);
+  const Side<T, kByKey> side(p, turn.b, turn.h);
   const int block_rows = int(kByKey ? p.mask.block_kv : p.mask.block_q);
   const int block_listed = int(kByKey ? p.mask.block_q : p.mask.block_kv);
   const int tile_rows = min(kRows, block_rows);
-  const int64_t first = tile * tile_rows, end = min(first + tile_rows, side.rows);
+  const int first = int(turn.tile) * tile_rows;
+  // The least block has 16 rows.
+  const int end = kRows > 16 ? min(first + tile_rows, side.rows) : side.rows;
+  if (first >= end) return;
   const int head_dim = int(p.head_dim), value_dim = int(p.value_dim);
 
   float* row_a = reinterpret_cast<float*>(shared);
@@ -49,9 +53,9 @@ __global__ void __launch_bounds__(kPlainThreads)
   load_plain(row_a, ld, side.row_a, side.row_stride_a, kRows, first, end, head_dim);
   load_plain(row_b, ld, side.row_b, side.row_stride_b, kRows, first, end, value_dim);
 
-  const int64_t members = kByKey ? p.heads / p.kv_heads : 1;
+  const int members = kByKey ? int(unsigned(p.heads) / unsigned(p.kv_heads)) : 1;
 #pragma unroll 1
-  for (int64_t member = 0; member < members; ++member) {
+  for (int member = 0; member < members; ++member) {
     const Listed<T, kByKey> listed(p, side, member);
     const List list(kByKey ? p.mask.by_key : p.mask.by_query, p.mask, side.b, listed.q_head,
                     first / block_rows, block_listed, kPlainColumns, listed.length);
@@ -82,9 +86,9 @@ __global__ void __launch_bounds__(kPlainThreads)
         const int offset = c & ((1 << shift) - 1);
 #pragma unroll
         for (int i = 0; i < kR; ++i) {
-          const int64_t row = first + group * kR + i;
+          const int row = first + group * kR + i;
           float probability_ = 0.f, ds_ = 0.f;
-          const int r = int(row) & (block_rows - 1);
+          const int r = row & (block_rows - 1);
           if (row < end && keeps<kByKey>(p.mask, slot, offset, listed.length, r)) {
             const int64_t query = kByKey ? column : row, key = kByKey ? row : column;
             float score = s[i][j] * p.scale;
@@ -107,7 +111,7 @@ __global__ void __launch_bounds__(kPlainThreads)
 #pragma unroll
         for (int i = 0; i < kR; ++i) {
           const float sum = group_sum(bias_sum[i]);
-          const int64_t row = first + group * kR + i;
+          const int row = first + group * kR + i;
           if (at == 0 && row < end)
             p.grad_key_bias[(side.b * p.heads + listed.q_head) * p.seq_kv + row] = sum;
         }
@@ -118,7 +122,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   const Heads& to_a = kByKey ? p.grad_k : p.grad_q;
 #pragma unroll
   for (int i = 0; i < kR; ++i) {
-    const int64_t row = first + group * kR + i;
+    const int row = first + group * kR + i;
     if (row >= end) continue;
     if (to_a.data)
       store_plain<T, kD>(head_of<T>(to_a, side.b, side.h) + row * to_a.stride[2], grad_a[i],

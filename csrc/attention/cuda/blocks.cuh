@@ -42,6 +42,16 @@ __device__ __forceinline__ int shift_of(int size) {
   return size >= 128 ? 7 : size >= 64 ? 6 : size >= 32 ? 5 : 4;
 }
 
+// What row `at` of all lists has of an array of `most`, whatever the offsets hold.
+struct Extent {
+  int64_t first, count;
+};
+__device__ __forceinline__ Extent extent(const int64_t* offsets, int64_t at, int64_t most) {
+  const auto clamp = [&](int64_t offset) { return min(max(offset, int64_t{0}), most); };
+  const int64_t first = clamp(offsets[at]);
+  return {first, max(clamp(offsets[at + 1]) - first, int64_t{0})};
+}
+
 // Where a list lies: kept in shared memory, as only one warp walks it.
 struct Range {
   int64_t first, first_partial;
@@ -61,12 +71,9 @@ class List {
     }
     const int64_t at =
         ((lists.batch > 1 ? b : 0) * lists.heads + (lists.heads > 1 ? h : 0)) * lists.rows + row;
-    range_.first = clamp(lists.offsets[at], lists.nnz);
-    range_.count = int(max(clamp(lists.offsets[at + 1], lists.nnz) - range_.first, int64_t{0}));
-    range_.first_partial = clamp(lists.partial_offsets[at], lists.num_partial);
-    const int64_t partial =
-        clamp(lists.partial_offsets[at + 1], lists.num_partial) - range_.first_partial;
-    range_.partial = int(min(max(partial, int64_t{0}), int64_t{range_.count}));
+    const Extent all = extent(lists.offsets, at, lists.nnz);
+    const Extent partial = extent(lists.partial_offsets, at, lists.num_partial);
+    range_ = {all.first, partial.first, int(all.count), int(min(partial.count, all.count))};
   }
 
   // The same, of which the range is known.
@@ -105,10 +112,6 @@ class List {
   }
 
  private:
-  __device__ __forceinline__ static int64_t clamp(int64_t at, int64_t most) {
-    return min(max(at, int64_t{0}), most);
-  }
-
   __device__ __forceinline__ bool dense() const { return lists_.offsets == nullptr; }
 
   const BlockLists& lists_;

@@ -30,6 +30,19 @@ __global__ void __launch_bounds__(kSinkThreads)
   p.grad_sinks[h] = float(all);
 }
 
+size_t forward_workspace(const ForwardParams& p) {
+  const auto [kernel, cut] = plan_forward(p);
+  if (kernel == Kernel::hopper) return hopper_order_workspace(p, cut);
+  return order_workspace(p.mask.by_query);
+}
+
+// Its parts run one after the other, so they share it.
+size_t backward_workspace(const BackwardParams& p) {
+  const size_t by_query = order_workspace(p.mask.by_query);
+  const size_t by_key = order_workspace(p.mask.by_key);
+  return by_query > by_key ? by_query : by_key;
+}
+
 void forward(const ForwardParams& p, void* stream) {
   if (p.dtype == DType::f16) return forward_f16(p, stream);
   if (p.dtype == DType::bf16) return forward_bf16(p, stream);

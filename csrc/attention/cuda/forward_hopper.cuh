@@ -1,6 +1,10 @@
 // The forward pass on Hopper (sm_90a): TMA, wgmma, a warpgroup that copies and one or two that
 // multiply.
 //
+// Where rows are sorted as many blocks as run at once take them one after the other, or pieces of
+// them, whoever is done the next: queries and first tiles of one come while the last is multiplied
+// and written. Elsewhere each block has one.
+//
 // A multiplying warpgroup has 64 rows of queries; all of a block share a list, of which a tile has
 // 128 columns (64 where two blocks of 128 channels share an SM). The first warp walks the list and
 // copies K one tile ahead of V, two tiles of each in shared memory; a tile is several boxes under
@@ -10,7 +14,7 @@
 // probabilities. Global: each listed row of K and V once per block, whole boxes at a time.
 #pragma once
 
-#include "attention/cuda/hopper_tile.cuh"
+#include "attention/cuda/split.cuh"
 #include "cuda/ptx/bulk_copy.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/mbarrier.cuh"
@@ -26,6 +30,11 @@ struct HopperMaps {
   CUtensorMap q, k, v;
 };
 
+// What the first warp publishes with the queries.
+struct HopperWork : HopperItem {
+  int steps;  // tiles; -1: that was all
+};
+
 template <int kD, int kConsumers>
 struct HopperTile {
   static constexpr int kRows = 64 * kConsumers, kColumns = hopper_columns(kD, kConsumers);
@@ -37,72 +46,118 @@ struct HopperTile {
   static constexpr unsigned kKeysAt = kQueryBytes, kValuesAt = kKeysAt + 2 * kTileBytes;
   static constexpr unsigned kBarriersAt = kValuesAt + 2 * kTileBytes, kSlotsAt = kBarriersAt + 128;
   static constexpr int kRing = 4;  // tiles whose slots are kept
-  static constexpr size_t kShared = kSlotsAt + kRing * sizeof(Slots);
+  static constexpr unsigned kWorksAt = kSlotsAt + kRing * sizeof(Slots);
+  static constexpr size_t kShared = kWorksAt + 2 * sizeof(HopperWork);
 
-  // One barrier for the queries; of K and of V each, by stage: has come, may be overwritten.
-  enum Barrier { kQueries = 0, kKeysHere = 1, kKeysFree = 3, kValuesHere = 5, kValuesFree = 7 };
+  // Has come, may be overwritten: queries, and by stage K and V.
+  enum Barrier {
+    kQueries = 0,
+    kKeysHere = 1,
+    kKeysFree = 3,
+    kValuesHere = 5,
+    kValuesFree = 7,
+    kQueriesFree = 9
+  };
   __device__ __forceinline__ static unsigned barrier(unsigned shared, int which) {
     return shared + kBarriersAt + 8 * which;
   }
 };
 
-// The first warp: copies the queries, then K and V of every tile, a lane for each slot. What a list
-// leaves of its tiles comes first, as slots that hold nothing (boxes past the end, which arrive as
-// zeros), so that only the first tiles need looking at element by element. Bytes may come before
-// they are expected: no phase ends before the arrival that expects them.
+// The first warp: of each item copies the queries, then K and V of every tile, a lane for each
+// slot. What a list leaves of its tiles comes first, as slots that hold nothing (boxes past the
+// end, which arrive as zeros), so that only the first tiles need looking at element by element.
+// Bytes may come before they are expected: no phase ends before the arrival that expects them.
+// `step` counts the tiles of all items.
 template <int kD, int kConsumers>
 __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperMaps& maps,
-                                           const List& list, const HopperPlace& place,
-                                           unsigned shared, Slots* ring, int steps) {
+                                           const HopperCut& cut, const RowOrder& order,
+                                           const RowSplits& splits, unsigned shared, Slots* ring,
+                                           HopperWork* works) {
   using Tile = HopperTile<kD, kConsumers>;
-  const int lane = int(threadIdx.x), shift = list.shift(), per_tile = Tile::kColumns >> shift;
-  const int absent = steps * per_tile - list.slots();
-  const int group = int(unsigned(p.heads) / unsigned(p.kv_heads));
-  const int kv_head = place.h / group, nowhere = int(p.seq_kv);
-  if (lane == 0) {
-    const unsigned here = Tile::barrier(shared, Tile::kQueries);
-    ptx::mbarrier_arrive_expect(here, Tile::kQueryBytes);
-#pragma unroll
-    for (int a = 0; a < Tile::kAtoms; ++a)
-      ptx::tma_load(shared + a * Tile::kRows * 128, &maps.q, here, a * 64, place.first, place.h,
-                    place.b);
-  }
-  int start = 0, last = 0;  // of this lane's slot in this tile and in the one before
+  const int lane = int(threadIdx.x), group = int(unsigned(p.heads) / unsigned(p.kv_heads));
+  const int nowhere = int(p.seq_kv);
+  int step = 0, turn = 0;
+  bool first = true, more = true;
 #pragma unroll 1
-  for (int step = 0; step <= steps; ++step, last = start) {
-    if (step < steps) {
-      const int stage = step & 1;
-      NextSlots next;
-      next.load(list, step, per_tile, lane, absent);
-      start = next.mine.start < 0 ? nowhere : next.mine.start;
-      const unsigned here = Tile::barrier(shared, Tile::kKeysHere + stage);
-      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysFree + stage), (step >> 1 & 1) ^ 1);
-      next.store(ring[step % Tile::kRing], per_tile, lane);
-      __syncwarp();
-      if (lane == 0) {
-        ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
+  while (more) {
+    HopperWork work;
+    bool nothing;
+    do {
+      unsigned block = blockIdx.x;
+      if (!first) {  // without a counter everything has been taken
+        block = gridDim.x;
+        if (order.next && lane == 0) block += unsigned(atomicAdd(order.next, 1));
+        block = order.next ? __shfl_sync(kAllLanes, block, 0) : unsigned(order.tiles);
       }
-      const unsigned to = shared + Tile::kKeysAt + stage * Tile::kTileBytes + (lane << shift) * 128;
-      if (lane < per_tile)
-#pragma unroll
-        for (int a = 0; a < Tile::kAtoms; ++a)
-          ptx::tma_load(to + a * Tile::kColumns * 128, &maps.k, here, a * 64, start, kv_head,
-                        place.b);
+      first = false;
+      more = block < order.tiles;
+      work = {more ? item_of(order, splits, cut, block) : HopperItem{}, -1};
+      nothing = more && work.first >= p.seq_q;  // nor is there any to the end of its section
+      if (nothing && lane == 0) atomicMax(order.next, work.slot - int(gridDim.x));
+    } while (nothing);
+    const List list(p.mask.by_query, p.mask, work.b, work.h, work.first >> shift_of(cut.rows),
+                    cut.block_listed, Tile::kColumns, p.seq_kv);
+    const int shift = list.shift(), per_tile = Tile::kColumns >> shift;
+    const int tiles = (list.slots() + per_tile - 1) / per_tile, kv_head = work.h / group;
+    int begin = 0;
+    if (more) work.steps = tiles;
+    if (more && work.slot >= 0) {  // a piece: they differ by a tile at most
+      const int pieces = max(tiles / work.least, 1), longer = tiles % pieces;
+      begin = work.piece * (tiles / pieces) + min(work.piece, longer);
+      work.steps = tiles / pieces + (work.piece < longer);
     }
-    if (step > 0) {
-      const int stage = (step - 1) & 1, parity = ((step - 1) >> 1 & 1) ^ 1;
-      const unsigned here = Tile::barrier(shared, Tile::kValuesHere + stage);
-      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesFree + stage), parity);
-      if (lane == 0) {
-        ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
-      }
-      const unsigned to =
-          shared + Tile::kValuesAt + stage * Tile::kTileBytes + (lane << shift) * 128;
-      if (lane < per_tile)
+    const int absent = tiles * per_tile - list.slots() - begin * per_tile;
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kQueriesFree), (turn & 1) ^ 1);
+    const unsigned queries_here = Tile::barrier(shared, Tile::kQueries);
+    if (lane == 0) {
+      works[turn & 1] = work;
+      ptx::mbarrier_arrive_expect(queries_here, work.steps > 0 ? Tile::kQueryBytes : 0);
+    }
+    if (lane == 0 && work.steps > 0)
 #pragma unroll
-        for (int a = 0; a < Tile::kAtoms; ++a)
-          ptx::tma_load(to + a * Tile::kColumns * 128, &maps.v, here, a * 64, last, kv_head,
-                        place.b);
+      for (int a = 0; a < Tile::kAtoms; ++a)
+        ptx::tma_load(shared + a * Tile::kRows * 128, &maps.q, queries_here, a * 64, work.first,
+                      work.h, work.b);
+    ++turn;
+    int start = 0, last = 0;  // of this lane's slot in this tile and in the one before
+#pragma unroll 1
+    for (int i = 0; i <= work.steps; ++i, last = start) {
+      if (i < work.steps) {
+        const int stage = step & 1;
+        NextSlots next;
+        next.load(list, i, per_tile, lane, absent);
+        start = next.mine.start < 0 ? nowhere : next.mine.start;
+        const unsigned here = Tile::barrier(shared, Tile::kKeysHere + stage);
+        ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysFree + stage), (step >> 1 & 1) ^ 1);
+        next.store(ring[step % Tile::kRing], per_tile, lane);
+        __syncwarp();
+        if (lane == 0) {
+          ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
+        }
+        const unsigned to =
+            shared + Tile::kKeysAt + stage * Tile::kTileBytes + (lane << shift) * 128;
+        if (lane < per_tile)
+#pragma unroll
+          for (int a = 0; a < Tile::kAtoms; ++a)
+            ptx::tma_load(to + a * Tile::kColumns * 128, &maps.k, here, a * 64, start, kv_head,
+                          work.b);
+      }
+      if (i > 0) {
+        const int stage = (step - 1) & 1, parity = ((step - 1) >> 1 & 1) ^ 1;
+        const unsigned here = Tile::barrier(shared, Tile::kValuesHere + stage);
+        ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesFree + stage), parity);
+        if (lane == 0) {
+          ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
+        }
+        const unsigned to =
+            shared + Tile::kValuesAt + stage * Tile::kTileBytes + (lane << shift) * 128;
+        if (lane < per_tile)
+#pragma unroll
+          for (int a = 0; a < Tile::kAtoms; ++a)
+            ptx::tma_load(to + a * Tile::kColumns * 128, &maps.v, here, a * 64, last, kv_head,
+                          work.b);
+      }
+      if (i < work.steps) ++step;
     }
   }
 }
@@ -140,7 +195,9 @@ template <typename T, int kD, int kConsumers>
 __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
                                   HopperTile<kD, kConsumers>::kBlocksPerSm)
     forward_hopper_kernel(const __grid_constant__ ForwardParams p,
-                          const __grid_constant__ HopperMaps maps, HopperCut cut) {
+                          const __grid_constant__ HopperMaps maps, HopperCut cut,
+                          const __grid_constant__ RowOrder order,
+                          const __grid_constant__ RowSplits splits) {
   using Tile = HopperTile<kD, kConsumers>;
   constexpr int kRows = Tile::kRows, kColumns = Tile::kColumns;
   constexpr ptx::Swizzle kSwizzle = ptx::Swizzle::b128;
@@ -150,14 +207,11 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   const int lane = int(threadIdx.x) % 32,
             warp = int(threadIdx.x) / 32 - 4;  // of those that multiply
 
-  const HopperPlace place = place_of<true>(p.batch, p.heads, cut, blockIdx.x);
-  const List list(p.mask.by_query, p.mask, place.b, place.h, place.first >> shift_of(cut.rows),
-                  cut.block_listed, kColumns, p.seq_kv);
-  const int shift = list.shift(), per_tile = kColumns >> shift;
-  const int steps = (list.slots() + per_tile - 1) / per_tile;
+  HopperWork* const works = reinterpret_cast<HopperWork*>(dynamic + Tile::kWorksAt);
 
   if (threadIdx.x == 0) {
     ptx::mbarrier_init(Tile::barrier(shared, Tile::kQueries), 1);
+    ptx::mbarrier_init(Tile::barrier(shared, Tile::kQueriesFree), 4 * kConsumers);
     for (int stage = 0; stage < 2; ++stage) {
       ptx::mbarrier_init(Tile::barrier(shared, Tile::kKeysHere + stage), 1);
       ptx::mbarrier_init(Tile::barrier(shared, Tile::kKeysFree + stage), 4 * kConsumers);
@@ -170,8 +224,7 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
 
   if (warp < 0) {
     ptx::setmaxnreg_dec<Tile::kFew>();
-    if (warp == -4 && steps > 0)
-      copy_tiles<kD, kConsumers>(p, maps, list, place, shared, ring, steps);
+    if (warp == -4) copy_tiles<kD, kConsumers>(p, maps, cut, order, splits, shared, ring, works);
     return;
   }
   ptx::setmaxnreg_inc<Tile::kMany>();
@@ -179,18 +232,14 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
   // A warp's rows are of one head.
   const int rows_shift = shift_of(cut.rows), of_tile = warp * 16;
   const int first_row = of_tile & (cut.rows - 1);
-  const float* bias = p.key_bias;
-  if (bias)
-    bias +=
-        place.b * p.key_bias_stride[0] + (place.h + (of_tile >> rows_shift)) * p.key_bias_stride[1];
-  const bool scaled = bias || !(p.scale > 0);
+  const int shift = shift_of(min(cut.block_listed, kColumns)), channels = int(p.value_dim);
+  const float* bias = nullptr;
+  const bool scaled = p.key_bias || !(p.scale > 0);
   const float factor = scaled ? 1.f : p.scale * kLog2e;
 
   float out[kD / 2], scores[kColumns / 2], by[2];
   unsigned packed[kColumns / 16][4];
   HopperRows rows;
-#pragma unroll
-  for (int i = 0; i < kD / 2; ++i) out[i] = 0.f;
 
   const auto multiply_keys = [&](int stage) {
     const uint64_t queries = ptx::wgmma_descriptor(
@@ -216,78 +265,107 @@ __global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
     exponentials(scores, rows, by, factor);
   };
 
-  if (steps > 0) {
-    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kQueries), 0);
-    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere), 0);
-    ptx::wgmma_hold(scores);
-    ptx::wgmma_fence();
-    multiply_keys(0);
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    ptx::wgmma_hold(scores);
-    if (lane == 0) {
-      ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kKeysFree));
-    }
-    probabilities(0);
-    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere), 0);
-    pack_pairs<T>(packed, scores);
+  int step = 0;  // counts the tiles of all items
 #pragma unroll 1
-    for (int step = 1; step < steps; ++step) {
-      const int stage = step & 1, parity = step >> 1 & 1;
-      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere + stage), parity);
+  for (int turn = 0;; ++turn) {
+    ptx::mbarrier_wait(Tile::barrier(shared, Tile::kQueries), turn & 1);
+    const HopperWork& work = works[turn & 1];
+    if (work.steps < 0) return;
+    const int end = step + work.steps;
+    if (p.key_bias)
+      bias = p.key_bias + work.b * p.key_bias_stride[0] +
+             (work.h + (of_tile >> rows_shift)) * p.key_bias_stride[1];
+    rows = {};
+#pragma unroll
+    for (int i = 0; i < kD / 2; ++i) out[i] = 0.f;
+
+    if (step < end) {
+      const int first = step & 1;
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere + first), step >> 1 & 1);
       ptx::wgmma_hold(scores);
-      ptx::wgmma_hold(out);
       ptx::wgmma_fence();
-      multiply_keys(stage);
+      multiply_keys(first);
       ptx::wgmma_commit();
-      multiply_values(stage ^ 1);
-      ptx::wgmma_commit();
-      ptx::wgmma_wait<1>();
+      ptx::wgmma_wait<0>();
       ptx::wgmma_hold(scores);
       if (lane == 0) {
-        ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kKeysFree + stage));
+        ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kKeysFree + first));
       }
       probabilities(step);
-      // V is needed only in the next step. But ptxas moves the exponentials below the wait for the
-      // product that they are to overlap with, unless a loop lies between.
-      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere + stage), parity);
+      ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere + first), step >> 1 & 1);
+      pack_pairs<T>(packed, scores);
+#pragma unroll 1
+      for (++step; step < end; ++step) {
+        const int stage = step & 1, parity = step >> 1 & 1;
+        ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysHere + stage), parity);
+        ptx::wgmma_hold(scores);
+        ptx::wgmma_hold(out);
+        ptx::wgmma_fence();
+        multiply_keys(stage);
+        ptx::wgmma_commit();
+        multiply_values(stage ^ 1);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();
+        ptx::wgmma_hold(scores);
+        if (lane == 0) {
+          ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kKeysFree + stage));
+        }
+        probabilities(step);
+        // V is needed only in the next step. But ptxas moves the exponentials below the wait for
+        // the product that they are to overlap with, unless a loop lies between.
+        ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesHere + stage), parity);
+        ptx::wgmma_wait<0>();
+        ptx::wgmma_hold(out);
+        __syncwarp();  // all lanes have read the slots
+        if (lane == 0) {
+          ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kValuesFree + (stage ^ 1)));
+        }
+#pragma unroll
+        for (int i = 0; i < kD / 2; ++i) out[i] *= by[i / 2 % 2];
+        pack_pairs<T>(packed, scores);
+      }
+    }
+    __syncwarp();  // all lanes are done with the item before, and with its slots
+    if (lane == 0) {
+      ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kQueriesFree));
+    }
+    if (work.steps > 0) {
+      const int last = (step - 1) & 1;
+      ptx::wgmma_hold(out);
+      ptx::wgmma_fence();
+      multiply_values(last);
+      ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
       ptx::wgmma_hold(out);
-      __syncwarp();  // all lanes have read the slots
       if (lane == 0) {
-        ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kValuesFree + (stage ^ 1)));
+        ptx::mbarrier_arrive(Tile::barrier(shared, Tile::kValuesFree + last));
       }
-#pragma unroll
-      for (int i = 0; i < kD / 2; ++i) out[i] *= by[i / 2 % 2];
-      pack_pairs<T>(packed, scores);
     }
-    ptx::wgmma_hold(out);
-    ptx::wgmma_fence();
-    multiply_values((steps - 1) & 1);
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    ptx::wgmma_hold(out);
-  }
 
-  const HopperPlace to =
-      place_of<true>(p.batch, p.heads, cut, unsigned(ptx::opaque(int(blockIdx.x))));
-  const int64_t head = to.h + (of_tile >> rows_shift);
-  const float sink = p.sinks ? p.sinks[head] * kLog2e : -INFINITY;
-  T* out_head = head_of<T>(p.out, to.b, head);
+    const int64_t head = work.h + (of_tile >> rows_shift);
+    // Counted once, where pieces are joined.
+    const float sink = p.sinks && work.slot < 0 ? p.sinks[head] * kLog2e : -INFINITY;
+    T* out_head = head_of<T>(p.out, work.b, head);
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float sum = quad_sum(rows.sum[half]);
-    const int64_t r = int64_t{to.first} + first_row + half * 8 + lane / 4;
-    const float highest = __fmul_rn(rows.max[half], factor), most = fmaxf(highest, sink);
-    const float base = most == -INFINITY ? 0.f : most;
-    const float worth = ptx::ex2(highest - base);
-    const float all = sum * worth + ptx::ex2(sink - base);
-    if (r >= p.seq_q) continue;
-    const float scale = all == 0.f ? 0.f : worth / all;
-    if (lane % 4 == 0)
-      p.lse[(int64_t{to.b} * p.heads + head) * p.seq_q + r] =
-          all == 0.f ? -INFINITY : (base + log2f(all)) * kLn2;
-    store_row<T, kD>(out_head + r * p.out.stride[2], out, half, scale, int(p.value_dim));
+    for (int half = 0; half < 2; ++half) {
+      const float sum = quad_sum(rows.sum[half]);
+      const int64_t r = int64_t{work.first} + first_row + half * 8 + lane / 4;
+      const float highest = __fmul_rn(rows.max[half], factor), most = fmaxf(highest, sink);
+      const float base = most == -INFINITY ? 0.f : most;
+      const float worth = ptx::ex2(highest - base);
+      const float all = sum * worth + ptx::ex2(sink - base);
+      if (r >= p.seq_q) continue;
+      const float scale = all == 0.f ? 0.f : worth / all;
+      const float lse = all == 0.f ? -INFINITY : base + log2f(all);
+      if (work.slot >= 0) {
+        const int64_t row = int64_t{work.slot} * kRows + of_tile + half * 8 + lane / 4;
+        if (lane % 4 == 0) splits.lse[row] = lse;
+        store_row<kD>(splits.out + row * p.value_dim, out, half, scale, channels);
+        continue;
+      }
+      if (lane % 4 == 0) p.lse[(int64_t{work.b} * p.heads + head) * p.seq_q + r] = lse * kLn2;
+      store_row<T, kD>(out_head + r * p.out.stride[2], out, half, scale, channels);
+    }
   }
 }
 

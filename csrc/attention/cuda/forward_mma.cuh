@@ -9,6 +9,7 @@
 #pragma once
 
 #include "attention/cuda/mma_tile.cuh"
+#include "attention/cuda/order.cuh"
 
 namespace fastops::attention::cuda {
 
@@ -115,19 +116,18 @@ struct Place {
   unsigned b, h;
   int64_t first, end;
 };
-__device__ __forceinline__ Place place_of(const ForwardParams& p, Cut cut, int64_t tiles,
+__device__ __forceinline__ Place place_of(const ForwardParams& p, Cut cut, const RowOrder& order,
                                           int warp_rows, unsigned block) {
-  // The last rows first: under a causal mask they are the longest.
-  const unsigned heads = unsigned(p.heads), all = unsigned(p.batch) * heads;
-  const unsigned tile = unsigned(tiles) - 1 - block / all;
+  const Turn turn = turn_of(order, block);
   const int rows = min(cut.row_warps * warp_rows, int(p.mask.block_q));
-  const int64_t first = int64_t{tile} * rows;
-  return {block % all / heads, block % heads, first, min(first + rows, p.seq_q)};
+  const int64_t first = int64_t{turn.tile} * rows;
+  return {turn.b, turn.h, first, min(first + rows, p.seq_q)};
 }
 
 template <typename T, int kD>
 __global__ void __launch_bounds__(kMmaThreads, kD == 256 ? 1 : 2)
-    forward_mma_kernel(const __grid_constant__ ForwardParams p, Cut cut, int64_t tiles) {
+    forward_mma_kernel(const __grid_constant__ ForwardParams p, Cut cut,
+                       const __grid_constant__ RowOrder order) {
   constexpr int kFrags = Tile<kD>::kFrags, kRows = Tile<kD>::kRows, kColumns = Tile<kD>::kColumns;
   FASTOPS_DYNAMIC_SHARED(shared);
   __shared__ Slots slots[3];
@@ -135,7 +135,8 @@ __global__ void __launch_bounds__(kMmaThreads, kD == 256 ? 1 : 2)
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int row_warp = warp % cut.row_warps, list_warp = warp / cut.row_warps;
 
-  const Place place = place_of(p, cut, tiles, Tile<kD>::kRows, blockIdx.x);
+  const Place place = place_of(p, cut, order, Tile<kD>::kRows, blockIdx.x);
+  if (place.first >= place.end) return;
   const int row = (int(place.first) & (int(p.mask.block_q) - 1)) + row_warp * kRows;
   const List list(p.mask.by_query, p.mask, place.b, place.h, place.first / p.mask.block_q,
                   int(p.mask.block_kv), kColumns, p.seq_kv);
@@ -246,7 +247,7 @@ __global__ void __launch_bounds__(kMmaThreads, kD == 256 ? 1 : 2)
     join_warps<kD>(out, stat, factor, reinterpret_cast<float*>(shared), cut.row_warps,
                    cut.list_warps);
   if (list_warp > 0) return;
-  const Place to = place_of(p, cut, tiles, kRows, unsigned(ptx::opaque(int(blockIdx.x))));
+  const Place to = place_of(p, cut, order, kRows, unsigned(ptx::opaque(int(blockIdx.x))));
   const float sink = p.sinks ? p.sinks[to.h] * kLog2e : -INFINITY;
   T* out_head = head_of<T>(p.out, to.b, to.h);
 #pragma unroll

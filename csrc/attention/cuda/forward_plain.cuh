@@ -5,6 +5,7 @@
 // Registers: kD / 4 sums. Barriers: four a tile.
 #pragma once
 
+#include "attention/cuda/order.cuh"
 #include "attention/cuda/plain_tile.cuh"
 
 namespace fastops::attention::cuda {
@@ -13,17 +14,19 @@ inline constexpr int kPlainRows = 32;
 
 template <typename T, int kD>
 __global__ void __launch_bounds__(kPlainThreads)
-    forward_plain_kernel(const __grid_constant__ ForwardParams p, int64_t tiles, int ld) {
+    forward_plain_kernel(const __grid_constant__ ForwardParams p,
+                         const __grid_constant__ RowOrder order, int ld) {
   constexpr int kR = kPlainRows / 8;
   FASTOPS_DYNAMIC_SHARED(shared);
   __shared__ Slots slots[2];
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   const int group = int(threadIdx.x) / 16, at = int(threadIdx.x) % 16;
 
-  const int64_t heads = p.batch * p.heads, tile = tiles - 1 - blockIdx.x / heads;
-  const int64_t b = blockIdx.x % heads / p.heads, h = blockIdx.x % p.heads;
+  const Turn turn = turn_of(order, blockIdx.x);
+  const int64_t b = turn.b, h = turn.h;
   const int block_q = int(p.mask.block_q), tile_rows = min(kPlainRows, block_q);
-  const int64_t first = tile * tile_rows, end = min(first + tile_rows, p.seq_q);
+  const int64_t first = int64_t{turn.tile} * tile_rows, end = min(first + tile_rows, p.seq_q);
+  if (first >= end) return;
   const List list(p.mask.by_query, p.mask, b, h, first / block_q, int(p.mask.block_kv),
                   kPlainColumns, p.seq_kv);
   const int shift = list.shift(), per_tile = kPlainColumns >> shift;

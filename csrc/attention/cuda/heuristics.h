@@ -48,7 +48,6 @@ struct HopperCut {
   int consumers = 0;  // 0: too few rows share a list; tensor cores would mostly multiply zeros
   int rows = 0, pack = 1;
   int block_listed = 0;
-  int64_t tiles = 0;  // of a head's rows
 };
 
 // Listed columns of a tile of the forward. With one consumer two blocks share an SM: at 128
@@ -78,7 +77,6 @@ constexpr HopperCut plan_hopper(int64_t block_rows, int64_t block_listed, bool d
     cut.consumers = consumers;
     cut.pack = pack;
   }
-  cut.tiles = (length + cut.rows - 1) / cut.rows;
   return cut;
 }
 
@@ -96,6 +94,118 @@ constexpr HopperCut plan_hopper_backward(const Problem& p, bool by_key) {
                        1, false, 1);
   return plan_hopper(p.mask.block_q, p.mask.block_kv, p.mask.by_query.offsets == nullptr, p.seq_q,
                      p.heads / p.kv_heads, p.mask.by_query.heads == 1, 1);
+}
+
+// Which tile of rows a thread block has (order.cuh).
+//
+// Heavy rows first: a grid ends with what started last, which should be light. So within a section
+// of heads rows are taken by the length of their lists, as a kernel beforehand has sorted them
+// (order.cu), and of equal ones the last first, each of all heads that share it in turn. A section
+// has as many heads as have their keys and values in half of L2 together, so that these are read
+// from memory once, and at least a wave of tiles; what of it is light runs beside what is heavy in
+// the next. Tiles that a row is cut into follow each other: they read the same.
+struct RowOrder {
+  int64_t tiles = 0;                              // of all heads; in the end some may have no rows
+  unsigned rows = 0, parts = 1;                   // rows of blocks of a head; tiles of each
+  unsigned heads = 0;                             // of all samples: of rows, or packs of them
+  unsigned inner = 1;                             // heads are numbered heads of samples by
+  bool samples_inner = false;                     // samples, or the other way round
+  unsigned lists = 1, members = 1;                // in all; how many of the mask's make up one
+  unsigned section_lists = 1, section_heads = 1;  // of a section, heads: for each list
+  unsigned repeats = 1;                           // sections in turn that have the same lists
+  bool sorted = false;
+  // [lists * rows], once sorted: of each section its rows as list * rows + row.
+  const int32_t* order = nullptr;
+  int32_t* next = nullptr;  // how many tiles have been taken besides the first of each block: 0
+};
+
+// Thread blocks of an SM, by their shared memory, at most `most`.
+constexpr int resident_blocks(size_t shared, int shared_limit, int most) {
+  const auto fit = int((size_t(shared_limit) + 1024) / (shared + 1024));
+  return fit < 1 ? 1 : fit < most ? fit : most;
+}
+
+// `tile_rows` of a tile, of each of `pack` heads. `wave`: tiles that run at once, at least.
+constexpr RowOrder plan_order(const Problem& p, bool by_key, int64_t tile_rows, int64_t pack,
+                              int64_t wave, int64_t l2_bytes) {
+  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const BlockLists& lists = by_key ? p.mask.by_key : p.mask.by_query;
+  const bool dense = lists.offsets == nullptr;
+  const int64_t length = by_key ? p.seq_kv : p.seq_q, group = p.heads / p.kv_heads;
+  const int64_t block_rows = by_key ? p.mask.block_kv : p.mask.block_q;
+  const int64_t heads = by_key ? p.kv_heads : p.heads / pack;
+  const bool own_batch = !dense && lists.batch > 1, own_heads = !dense && lists.heads > 1;
+  RowOrder order;
+  order.rows = unsigned(dense ? ceil_div(length, tile_rows) : lists.rows);
+  order.parts = unsigned(dense ? 1 : ceil_div(block_rows, tile_rows));
+  order.heads = unsigned(p.batch * heads);
+  order.samples_inner = own_heads && !own_batch;
+  order.inner = unsigned(order.samples_inner ? p.batch : heads);
+  order.lists = unsigned((own_batch ? p.batch : 1) * (own_heads ? heads : 1));
+  order.members = unsigned(by_key && own_heads ? group : 1);
+
+  // Heads one after the other that read the same keys and values, and that share a list.
+  const int64_t together = by_key || order.samples_inner ? 1 : group / pack;
+  const int64_t sharing = order.heads / order.lists;
+  const int64_t bytes = int64_t(size_of(p.dtype)) * (p.head_dim + p.value_dim) *
+                        (by_key ? p.seq_q * group : p.seq_kv);
+  const int64_t fit = (bytes > 0 ? l2_bytes / 2 / bytes : 1) * together;
+  const int64_t least =
+      ceil_div(ceil_div(wave, int64_t{order.rows} * order.parts), together) * together;
+  int64_t each = fit > least ? fit : least;
+  if (each >= sharing) {
+    const int64_t in = fit / sharing, needed = ceil_div(least, sharing);
+    const int64_t section = in > needed ? in : needed;
+    order.section_lists = section < order.lists ? unsigned(section) : order.lists;
+    each = sharing;
+  }
+  while (sharing % each != 0 && each > least) each -= together;
+  while (sharing % each != 0) each += together;
+  order.section_heads = unsigned(each);
+  order.repeats = unsigned(sharing / each);
+  order.tiles = int64_t{order.rows} * order.parts * order.heads;
+  order.sorted = !dense && order.rows > 1 && order.tiles > wave;
+  return order;
+}
+
+// How the Hopper forward splits rows far above the mean, which order alone leaves to run last by
+// themselves: a row of more than twice the mean of its section is cut into pieces of at least the
+// mean, and so that no section has more than `slots` of them. Each is an item of the order, with
+// its place in it by its own length; what pieces leave is merged in their order (split.cuh).
+// `slots` of all sections are 8 for each tile that runs at once, so that a piece is no more than an
+// eighth of what each of these has to do where sections are alike; that bounds the memory.
+struct RowSplits {
+  unsigned slots = 0;               // of a section, for each of its heads; 0: nothing is split
+  unsigned columns = 0, block = 0;  // listed, of a tile and of a block
+  unsigned sections = 0;
+  // By list section, as sorted: tiles of a piece at least; of each row its first slot or -1; of
+  // each row that is split its number and how many pieces, or -1.
+  const int32_t *piece = nullptr, *first_slot = nullptr, *split = nullptr;
+  float *out = nullptr, *lse = nullptr;  // [slot, row of a tile(, channel)], lse in units of log2
+};
+inline constexpr unsigned kLeastPiece = 4;  // tiles: less costs more than it gains
+
+constexpr RowSplits plan_splits(const Problem& p, const HopperCut& cut, int columns, int64_t wave,
+                                RowOrder& order) {
+  RowSplits splits;
+  // In one wave the order does not matter, but a row of this many tiles may outlast all others.
+  constexpr int64_t kLongRow = 64;
+  const bool one_wave = !order.sorted && p.seq_kv < kLongRow * columns;
+  if (p.mask.by_query.offsets == nullptr || order.rows < 2 || one_wave) return splits;
+  const int64_t list_sections = (order.lists + order.section_lists - 1) / order.section_lists;
+  const int64_t sections = list_sections * order.repeats;
+  const int64_t listed = int64_t{order.section_lists} * order.rows;
+  int64_t slots = 8 * wave / (sections * order.section_heads);
+  slots = slots < listed ? slots : listed;
+  // Items are numbered by piece and row.
+  if (slots < 2 || (slots + 1) * listed >= int64_t{1} << 31) return splits;
+  order.sorted = true;
+  order.tiles = sections * (listed + slots) * order.section_heads;
+  splits.slots = unsigned(slots);
+  splits.columns = unsigned(columns);
+  splits.block = unsigned(cut.block_listed);
+  splits.sections = unsigned(sections);
+  return splits;
 }
 
 enum class Kernel {

@@ -4,7 +4,8 @@
 #pragma once
 
 #include "attention/cuda/blocks.cuh"
-#include "attention/cuda/heuristics.h"
+#include "attention/cuda/order.cuh"
+#include "cuda/ptx/memory.cuh"
 #include "cuda/ptx/registers.cuh"
 #include "cuda/tile/vector.cuh"
 
@@ -15,14 +16,10 @@ namespace fastops::attention::cuda {
 struct HopperPlace {
   int b, h, first;
 };
-// Blocks with most to do under a causal mask come first: the last rows of queries (kLastFirst), the
-// first of keys.
-template <bool kLastFirst>
-__device__ __forceinline__ HopperPlace place_of(int64_t batch, int64_t heads, const HopperCut& cut,
+__device__ __forceinline__ HopperPlace place_of(const RowOrder& order, const HopperCut& cut,
                                                 unsigned block) {
-  const unsigned groups = unsigned(heads) / unsigned(cut.pack), all = unsigned(batch) * groups;
-  const unsigned tile = kLastFirst ? unsigned(cut.tiles) - 1 - block / all : block / all;
-  return {int(block % all / groups), int(block % groups) * cut.pack, int(tile) * cut.rows};
+  const Turn turn = turn_of(order, block);
+  return {int(turn.b), int(turn.h) * cut.pack, int(turn.tile) * cut.rows};
 }
 
 // Scores in units of log2 where there is a bias or a scale that is not positive.
@@ -88,6 +85,18 @@ __device__ __forceinline__ void store_row(T* row, const float (&sums)[kD / 2], i
     if (n * 8 < channels)
       *reinterpret_cast<unsigned*>(row + n * 8 + int(threadIdx.x) % 4 * 2) = fastops::cuda::pack2(
           T(), sums[n * 4 + 2 * half] * factor, sums[n * 4 + 2 * half + 1] * factor);
+}
+
+// The same in fp32.
+template <int kD>
+__device__ __forceinline__ void store_row(float* row, const float (&sums)[kD / 2], int half,
+                                          float factor, int channels) {
+#pragma unroll
+  for (int n = 0; n < kD / 8; ++n)
+    if (n * 8 < channels)
+      ptx::st_global_64(row + n * 8 + int(threadIdx.x) % 4 * 2,
+                        {__float_as_uint(sums[n * 4 + 2 * half] * factor),
+                         __float_as_uint(sums[n * 4 + 2 * half + 1] * factor)});
 }
 
 }  // namespace fastops::attention::cuda

@@ -3,8 +3,10 @@
 
 #include "attention/attention.h"
 #include "attention/cuda/heuristics.h"
+#include "attention/cuda/order.h"
 #include "core/check.h"
 #include "core/dtype.h"
+#include "cuda/hopper.h"
 
 namespace fastops::attention::cuda {
 
@@ -61,6 +63,19 @@ inline bool tma_addresses(const Problem& p) {
   return tma_addresses(p.q, p.batch, p.heads, p.seq_q) &&
          tma_addresses(p.k, p.batch, p.kv_heads, p.seq_kv) &&
          tma_addresses(p.v, p.batch, p.kv_heads, p.seq_kv);
+}
+
+// Which kernel the forward takes, and its cut.
+struct ForwardPlan {
+  Kernel kernel;
+  HopperCut cut;
+};
+inline ForwardPlan plan_forward(const ForwardParams& p) {
+  const bool aligned = aligned_rows(p) && aligned_rows(p.out, p.value_dim);
+  const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info());
+  const HopperCut cut = plan_hopper_forward(p);
+  const int channels = padded_channels(p.head_dim, p.value_dim);
+  return {plan_kernel(p.dtype, aligned, channels, hopper && tma_addresses(p), cut), cut};
 }
 
 }  // namespace fastops::attention::cuda

@@ -6,6 +6,10 @@
 
 namespace fastops::attention::cuda {
 
+// Bytes of the params' workspace.
+size_t forward_workspace(const ForwardParams& p);
+size_t backward_workspace(const BackwardParams& p);
+
 void forward(const ForwardParams& p, void* stream);
 void backward(const BackwardParams& p, void* stream);
 

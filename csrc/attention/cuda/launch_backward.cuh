@@ -17,13 +17,14 @@ void run_backward_mma(const BackwardParams& p, void* stream) {
   const int64_t block = kByKey ? p.mask.block_kv : p.mask.block_q;
   const Cut cut = plan_cut(block, 16, kColumns, 2 * kRowBytes, 4 * kRowBytes,
                            fastops::cuda::device_info().shared_optin);
-  const int64_t tiles = ceil_div(kByKey ? p.seq_kv : p.seq_q, cut.row_warps * 16);
-  launch(
-      &backward_mma_kernel<T, kD, kByKey>,
-      {kByKey ? "attention backward by key" : "attention backward by query",
-       grid_of(tiles, p.batch * (kByKey ? p.kv_heads : p.heads)), dim3(unsigned(cut.warps() * 32)),
-       (cut.row_warps * 32 + cut.list_warps * kColumns * 4) * kRowBytes, 1, stream},
-      p, cut, tiles);
+  const size_t shared = (cut.row_warps * 32 + cut.list_warps * kColumns * 4) * kRowBytes;
+  const int resident =
+      resident_blocks(shared + kStaticShared, fastops::cuda::device_info().shared_optin, 2);
+  const RowOrder order = order_rows(p, kByKey, cut.row_warps * 16, 1, resident, stream);
+  launch(&backward_mma_kernel<T, kD, kByKey>,
+         {kByKey ? "attention backward by key" : "attention backward by query",
+          grid_of(order.tiles), dim3(unsigned(cut.warps() * 32)), shared, 1, stream},
+         p, cut, order);
 }
 
 template <typename T, int kD, bool kByKey>
@@ -31,18 +32,17 @@ void run_backward_plain(const BackwardParams& p, void* stream) {
   constexpr int64_t kRows = 8 * kPlainGroupRows<kD>;
   const int64_t block = kByKey ? p.mask.block_kv : p.mask.block_q;
   const int64_t rows = block < kRows ? block : kRows;
-  const int64_t tiles = ceil_div(kByKey ? p.seq_kv : p.seq_q, rows);
   const int64_t ld = plain_row(p.head_dim, p.value_dim);
   const size_t shared = sizeof(float) * size_t((2 * kRows + 2 * kPlainColumns) * ld +
                                                2 * kRows * (kPlainColumns + 1));
   if (shared + kStaticShared > size_t(fastops::cuda::device_info().shared_optin))
     fail("fastops.block_sparse_attention: the backward pass with ", p.head_dim,
          " channels needs more shared memory than this device has");
+  const RowOrder order = order_rows(p, kByKey, rows, 1, 1, stream);
   launch(&backward_plain_kernel<T, kD, kByKey>,
          {kByKey ? "attention backward plain by key" : "attention backward plain by query",
-          grid_of(tiles, p.batch * (kByKey ? p.kv_heads : p.heads)), dim3(kPlainThreads), shared, 1,
-          stream},
-         p, tiles, int(ld));
+          grid_of(order.tiles), dim3(kPlainThreads), shared, 1, stream},
+         p, order, int(ld));
 }
 
 template <typename T, bool kByKey>
@@ -75,8 +75,8 @@ void run_backward(const BackwardParams& p, void* stream) {
   const int64_t rows = p.batch * p.heads * p.seq_q;
   if (rows > 0)
     launch(&delta_kernel<T>,
-           {"attention delta", grid_of(ceil_div(rows, kDeltaThreads / 32), 1), dim3(kDeltaThreads),
-            0, 1, stream},
+           {"attention delta", grid_of(ceil_div(rows, kDeltaThreads / 32)), dim3(kDeltaThreads), 0,
+            1, stream},
            p);
   if (p.grad_k.data || p.grad_v.data || p.grad_key_bias) run_part<T, true>(p, stream);
   if (p.grad_q.data) run_part<T, false>(p, stream);

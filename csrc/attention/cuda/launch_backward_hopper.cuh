@@ -19,12 +19,12 @@ void run_backward_hopper(const BackwardParams& p, const HopperCut& cut, void* st
   const CUtensorMap q = queries(p.q, p.head_dim), grad = queries(p.grad_out, p.value_dim);
   const CUtensorMap k = keys(p.k, p.head_dim), v = keys(p.v, p.value_dim);
   const BackwardMaps maps = kByKey ? BackwardMaps{k, v, q, grad} : BackwardMaps{q, grad, k, v};
-  const int64_t items = cut.tiles * p.batch * (kByKey ? p.kv_heads : p.heads / cut.pack);
-  launch(
-      &backward_hopper_kernel<T, kD, kByKey>,
-      {kByKey ? "attention backward hopper by key" : "attention backward hopper by query",
-       grid_of(ceil_div(items, Tile::kTeams), 1), dim3(Tile::kThreads), Tile::kShared, 1, stream},
-      p, maps, cut, unsigned(items));
+  const RowOrder order = order_rows(p, kByKey, cut.rows, cut.pack, Tile::kTeams, stream);
+  launch(&backward_hopper_kernel<T, kD, kByKey>,
+         {kByKey ? "attention backward hopper by key" : "attention backward hopper by query",
+          grid_of(ceil_div(order.tiles, Tile::kTeams)), dim3(Tile::kThreads), Tile::kShared, 1,
+          stream},
+         p, maps, cut, order);
 }
 
 template <typename T>

@@ -5,7 +5,6 @@
 #include "attention/cuda/forward_plain.cuh"
 #include "attention/cuda/kernels.h"
 #include "attention/cuda/tiles.h"
-#include "cuda/hopper.h"
 
 namespace fastops::attention::cuda {
 
@@ -17,39 +16,39 @@ void run_forward_mma(const ForwardParams& p, void* stream) {
   const int64_t rows = cut.row_warps * Tile<kD>::kRows < p.mask.block_q
                            ? cut.row_warps * Tile<kD>::kRows
                            : p.mask.block_q;
-  const int64_t tiles = ceil_div(p.seq_q, rows);
   const size_t tile_bytes =
       (size_t(cut.row_warps) * Tile<kD>::kRows + size_t(cut.list_warps) * Tile<kD>::kColumns * 2) *
       kRowBytes;
   const size_t join_bytes = size_t(cut.warps() - cut.row_warps) * kJoinWords<kD> * 32 * 4;
   const size_t shared = tile_bytes > join_bytes ? tile_bytes : join_bytes;
+  const int resident = resident_blocks(
+      shared + kStaticShared, fastops::cuda::device_info().shared_optin, kD == 256 ? 1 : 2);
+  const RowOrder order = order_rows(p, false, rows, 1, resident, stream);
   launch(&forward_mma_kernel<T, kD>,
-         {"attention forward", grid_of(tiles, p.batch * p.heads), dim3(unsigned(cut.warps() * 32)),
-          shared, 1, stream},
-         p, cut, tiles);
+         {"attention forward", grid_of(order.tiles), dim3(unsigned(cut.warps() * 32)), shared, 1,
+          stream},
+         p, cut, order);
 }
 
 template <typename T, int kD>
 void run_forward_plain(const ForwardParams& p, void* stream) {
   const int64_t rows = p.mask.block_q < kPlainRows ? p.mask.block_q : kPlainRows;
-  const int64_t tiles = ceil_div(p.seq_q, rows), ld = plain_row(p.head_dim, p.value_dim);
+  const int64_t ld = plain_row(p.head_dim, p.value_dim);
+  const RowOrder order = order_rows(p, false, rows, 1, 1, stream);
   const size_t floats =
       size_t((kPlainRows + kPlainColumns) * ld + kPlainRows * (kPlainColumns + 1));
   launch(&forward_plain_kernel<T, kD>,
-         {"attention forward plain", grid_of(tiles, p.batch * p.heads), dim3(kPlainThreads),
+         {"attention forward plain", grid_of(order.tiles), dim3(kPlainThreads),
           floats * sizeof(float), 1, stream},
-         p, tiles, int(ld));
+         p, order, int(ld));
 }
 
 template <typename T>
 void run_forward(const ForwardParams& p, void* stream) {
   if (p.batch * p.heads * p.seq_q == 0) return;
   const int channels = padded_channels(p.head_dim, p.value_dim);
-  const bool aligned = aligned_rows(p) && aligned_rows(p.out, p.value_dim);
   if constexpr (sizeof(T) == 2) {
-    const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info());
-    const HopperCut cut = plan_hopper_forward(p);
-    const Kernel kernel = plan_kernel(p.dtype, aligned, channels, hopper && tma_addresses(p), cut);
+    const auto [kernel, cut] = plan_forward(p);
     if (kernel == Kernel::hopper) {
       if (p.dtype == DType::f16) return forward_hopper_f16(p, cut, stream);
       return forward_hopper_bf16(p, cut, stream);

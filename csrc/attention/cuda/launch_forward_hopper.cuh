@@ -15,10 +15,19 @@ void run_hopper(const ForwardParams& p, const HopperCut& cut, void* stream) {
       map_of(p, p.k, p.kv_heads, p.seq_kv, p.head_dim, unit, 1),
       map_of(p, p.v, p.kv_heads, p.seq_kv, p.value_dim, unit, 1),
   };
-  launch(&forward_hopper_kernel<T, kD, kConsumers>,
-         {"attention forward hopper", grid_of(cut.tiles, p.batch * (p.heads / cut.pack)),
-          dim3(Tile::kThreads), Tile::kShared, 1, stream},
-         p, maps, cut);
+  const auto [order, splits] = order_hopper_rows(p, cut, stream);
+  const int64_t wave = int64_t{fastops::cuda::device_info().sm_count} * Tile::kBlocksPerSm;
+  const int64_t blocks = order.next && order.tiles > wave ? wave : order.tiles;
+  launch(
+      &forward_hopper_kernel<T, kD, kConsumers>,
+      {"attention forward hopper", grid_of(blocks), dim3(Tile::kThreads), Tile::kShared, 1, stream},
+      p, maps, cut, order, splits);
+  if (splits.slots > 0)
+    launch(&join_kernel<T>,
+           {"attention join",
+            grid_of(int64_t{splits.sections} * (splits.slots / 2) * order.section_heads),
+            dim3(kJoinThreads), 0, 1, stream},
+           p, cut, order, splits);
 }
 
 template <typename T>

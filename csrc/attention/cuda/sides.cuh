@@ -13,19 +13,18 @@ namespace fastops::attention::cuda {
 template <typename T, bool kByKey>
 struct Side {
   const T *row_a, *row_b;  // q and dO, or k and v: of this head
-  int64_t row_stride_a, row_stride_b, rows;
-  int64_t b, h;  // h: of queries, or of keys
+  int64_t row_stride_a, row_stride_b;
+  int rows;
+  int b, h;  // h: of queries, or of keys
 
-  __device__ __forceinline__ Side(const BackwardParams& p, unsigned head) {
-    const unsigned heads = unsigned(kByKey ? p.kv_heads : p.heads);
-    b = head / heads;
-    h = head % heads;
+  __device__ __forceinline__ Side(const BackwardParams& p, unsigned sample, unsigned head)
+      : b(int(sample)), h(int(head)) {
     const Heads &a = kByKey ? p.k : p.q, &other = kByKey ? p.v : p.grad_out;
     row_a = head_of<const T>(a, b, h);
     row_b = head_of<const T>(other, b, h);
     row_stride_a = a.stride[2];
     row_stride_b = other.stride[2];
-    rows = kByKey ? p.seq_kv : p.seq_q;
+    rows = int(kByKey ? p.seq_kv : p.seq_q);
   }
 };
 
@@ -33,16 +32,16 @@ template <typename T, bool kByKey>
 struct Listed {
   const T *a, *b;  // k and v, or q and dO
   int64_t stride_a, stride_b, length;
-  int64_t q_head, first_query;  // of this head, in lse and delta
+  int q_head;
+  int64_t first_query;  // of this head, in lse and delta
   const float* bias;
 
   // Member `i` of the group of heads that share keys.
-  __device__ __forceinline__ Listed(const BackwardParams& p, const Side<T, kByKey>& side,
-                                    int64_t i) {
-    const int64_t group = p.heads / p.kv_heads;
+  __device__ __forceinline__ Listed(const BackwardParams& p, const Side<T, kByKey>& side, int i) {
+    const int group = int(unsigned(p.heads) / unsigned(p.kv_heads));
     q_head = kByKey ? side.h * group + i : side.h;
     const Heads &x = kByKey ? p.q : p.k, &y = kByKey ? p.grad_out : p.v;
-    const int64_t h = kByKey ? q_head : side.h / group;
+    const int h = kByKey ? q_head : side.h / group;
     a = head_of<const T>(x, side.b, h);
     b = head_of<const T>(y, side.b, h);
     stride_a = x.stride[2];

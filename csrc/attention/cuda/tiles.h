@@ -11,11 +11,10 @@ using fastops::cuda::launch;
 
 inline constexpr size_t kStaticShared = 1024;  // more than any kernel's beside its dynamic one
 
-// Blocks are numbered along x: tiles by heads by samples.
-inline dim3 grid_of(int64_t tiles, int64_t heads) {
-  if (tiles * heads >= int64_t{1} << 31)
+inline dim3 grid_of(int64_t blocks) {
+  if (blocks >= int64_t{1} << 31)
     fail("fastops.block_sparse_attention: more than 2**31 tiles of rows");
-  return dim3(unsigned(tiles * heads));
+  return dim3(unsigned(blocks));
 }
 
 }  // namespace fastops::attention::cuda

@@ -3,6 +3,8 @@
 #include <vector>
 
 #include "attention/cuda/launch.h"
+#include "attention/cuda/order.h"
+#include "simt/entry.h"
 #include "simt/tensors.h"
 
 namespace fastops::attention::emulated {
@@ -41,17 +43,57 @@ class Operands : public simt::Tensors {
   }
 };
 
+// The order alone, for tests: `offsets` of `rows` rows a list, into an array of `nnz`. A list is
+// `members` lists of the mask, a section `section` lists. The first half of `workspace` is the
+// order.
+void order(const simt::Call& call) {
+  const auto number = [&](const char* name) { return unsigned(call.number(name, 1)); };
+  const simt::Array& offsets = call.array("offsets");
+  cuda::RowOrder order;
+  order.rows = number("rows");
+  order.members = number("members");
+  order.lists = unsigned(offsets.sizes[0] - 1) / order.rows / order.members;
+  order.section_lists = number("section");
+  BlockLists lists;
+  lists.offsets = static_cast<const int64_t*>(offsets.data);
+  lists.nnz = int64_t(call.number("nnz", 0));
+  cuda::sort_rows(lists, order, call.array("workspace").data, nullptr);
+}
+
+// The same with rows split: into `slots` pieces of a section at most, of whole tiles of `columns`.
+// `out` is the workspace, in the layout of split_rows.
+void split(const simt::Call& call) {
+  const auto number = [&](const char* name) { return unsigned(call.number(name, 1)); };
+  const simt::Array& offsets = call.array("offsets");
+  cuda::RowOrder order;
+  order.rows = number("rows");
+  order.lists = unsigned(offsets.sizes[0] - 1) / order.rows;
+  order.section_lists = number("section");
+  cuda::RowSplits splits;
+  splits.slots = number("slots");
+  splits.columns = number("columns");
+  splits.block = number("block");
+  splits.sections = (order.lists + order.section_lists - 1) / order.section_lists;
+  BlockLists lists;
+  lists.offsets = static_cast<const int64_t*>(offsets.data);
+  lists.nnz = int64_t(call.number("nnz", 0));
+  cuda::split_rows(lists, order, splits, 0, 0, call.array("workspace").data, nullptr);
+}
+const simt::Entry kSplit("attention split", split);
+const simt::Entry kOrder("attention order", order);
+
 }  // namespace
 
-void forward(const ForwardParams& p) {
+void forward(ForwardParams& p) {
   Operands o;
   o.add(p);
   o.add("out", p.out, p, p.heads, p.seq_q, p.value_dim, Access::write);
   o.add("lse", p.lse, 4, {p.batch * p.heads * p.seq_q}, Access::write);
+  p.workspace = o.workspace(cuda::forward_workspace(p));
   o.run(p, cuda::forward);
 }
 
-void backward(const BackwardParams& p) {
+void backward(BackwardParams& p) {
   const int64_t rows = p.batch * p.heads * p.seq_q;
   Operands o;
   o.add(p);
@@ -65,6 +107,7 @@ void backward(const BackwardParams& p) {
   o.add("grad_v", p.grad_v, p, p.kv_heads, p.seq_kv, p.value_dim, Access::write);
   o.add("grad_sinks", p.grad_sinks, 4, {p.heads}, Access::write);
   o.add("grad_key_bias", p.grad_key_bias, 4, {p.batch * p.heads * p.seq_kv}, Access::write);
+  p.workspace = o.workspace(cuda::backward_workspace(p));
   o.run(p, cuda::backward);
 }
 

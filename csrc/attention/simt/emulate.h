@@ -6,7 +6,7 @@
 namespace fastops::attention::emulated {
 
 // Declares every operand to the checks and runs the launcher.
-void forward(const ForwardParams& p);
-void backward(const BackwardParams& p);
+void forward(ForwardParams& p);
+void backward(BackwardParams& p);
 
 }  // namespace fastops::attention::emulated

@@ -3,11 +3,12 @@
 #pragma once
 
 #include "cuda/runtime.h"
-#include "cuda/tile/reduce.cuh"
+#include "cuda/tile/scan.cuh"
 #include "merge/merge.h"
 
 namespace fastops::merge::cuda {
 
+using fastops::cuda::block_scan;
 using fastops::cuda::kAllLanes;
 using fastops::cuda::kWarp;
 
@@ -26,29 +27,6 @@ __device__ __forceinline__ double score_at(const void* scores, DType dtype, int6
                              : double(static_cast<const float*>(scores)[i]);
 }
 
-// Exclusive sum of `value` over the threads of the block, and the total. `partials` holds one int
-// per warp; two barriers.
-__device__ __forceinline__ int block_scan(int value, int* partials, int& total) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  int sum = value;
-#pragma unroll
-  for (int step = 1; step < kWarp; step *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, sum, step);
-    if (lane >= step) sum += other;
-  }
-  __syncthreads();
-  if (lane == kWarp - 1) partials[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  total = 0;
-#pragma unroll
-  for (int w = 0; w < kPlanWarps; ++w) {
-    if (w < warp) before += partials[w];
-    total += partials[w];
-  }
-  return before + sum - value;
-}
-
 // body(i, rank): each i in [0, count) for which keep(i), with its place among them, from `base` on.
 // Gives the end. All threads call.
 template <typename Keep, typename Body>
@@ -59,7 +37,7 @@ __device__ __forceinline__ int number(int64_t count, int base, int* partials, co
     const int64_t i = begin + threadIdx.x;
     const bool kept = i < count && keep(i);
     int total;
-    const int rank = block_scan(kept, partials, total);
+    const int rank = block_scan<kPlanWarps>(kept, partials, total);
     if (kept) body(i, base + rank);
     base += total;
   }
@@ -120,7 +98,7 @@ __device__ __forceinline__ void fill_rows(const int32_t* map, int64_t num_tokens
     const int64_t o = begin + threadIdx.x;
     int total;
     const int count = o < num_out ? offsets[o] : 0;
-    const int before = block_scan(count, partials, total);
+    const int before = block_scan<kPlanWarps>(count, partials, total);
     if (o <= num_out) offsets[o] = base + before;
     base += total;
   }
@@ -181,7 +159,7 @@ __global__ __launch_bounds__(kPlanThreads,
   {
     int own = 0;
     for (int64_t i = thread; i < part.num_src; i += kPlanThreads) own += eligible(i);
-    block_scan(own, partials, available);
+    block_scan<kPlanWarps>(own, partials, available);
   }
   const int64_t limit = p.r < 0 ? 0 : p.r;
   const int wanted = int(limit < available ? limit : available);
@@ -240,8 +218,8 @@ __global__ __launch_bounds__(kPlanThreads,
       if (p.order == Order::reference)
         for (int64_t i = thread; i < part.num_src; i += kPlanThreads) own[0] += src_stays(i);
       for (int64_t j = thread; j < part.num_dst; j += kPlanThreads) own[1] += dst_stays(j);
-      block_scan(own[0], partials, sources);
-      block_scan(own[1], partials, destinations);
+      block_scan<kPlanWarps>(own[0], partials, sources);
+      block_scan<kPlanWarps>(own[1], partials, destinations);
     }
     // With a distillation token the first destination is the second of them.
     const bool second =
@@ -335,8 +313,8 @@ __global__ __launch_bounds__(kPlanThreads,
     const int64_t r = t < n ? rank(t) : 0;
     const bool keeps = t < n && r < p.keep, leaves = t < n && r >= p.keep + p.pool;
     int keeping, leaving;
-    const int keep_at = block_scan(keeps, partials, keeping);
-    const int leave_at = block_scan(leaves, partials, leaving);
+    const int keep_at = block_scan<kPlanWarps>(keeps, partials, keeping);
+    const int leave_at = block_scan<kPlanWarps>(leaves, partials, leaving);
     if (keeps) out[n - p.keep + kept + keep_at] = int32_t(t);
     else if (leaves) out[left + leave_at] = int32_t(t);
     else if (t < n) out[rest + r - p.keep] = int32_t(t);

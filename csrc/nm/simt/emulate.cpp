@@ -109,12 +109,7 @@ void matmul(const MatmulParams& given) {
   operands.whole("structure", p.structure, size_t(sizes.structure), 1, Access::read);
   operands.whole("bias", p.bias, size_t(p.outputs()) * size, size, Access::read);
   operands.whole("y", p.y, size_t(p.x.count * p.outputs()) * size, size, Access::write);
-  // Scratch holds nothing a kernel may rely on, so it starts as NaN.
-  std::vector<float> workspace(cuda::matmul_workspace(p) / sizeof(float), __builtin_nanf(""));
-  p.workspace = workspace.data();
-  if (!workspace.empty())
-    operands.whole("workspace", p.workspace, workspace.size() * sizeof(float), 4,
-                   Access::read_write);
+  p.workspace = operands.workspace(cuda::matmul_workspace(p));
   operands.run(p, cuda::matmul);
 }
 

@@ -28,14 +28,6 @@ class Operands : public simt::Tensors {
     add(name, operand, access, false, stride, k);
   }
 
-  // Scratch holds nothing a kernel may rely on, so it starts as NaN.
-  void* workspace(size_t bytes) {
-    if (bytes == 0) return nullptr;
-    workspace_.assign((bytes + 7) / 8, __builtin_nan(""));
-    Tensors::add({"workspace", workspace_.data(), bytes, 4, Access::write, false, {}, {}});
-    return workspace_.data();
-  }
-
  private:
   void add(const char* name, const Operand& operand, Access access, bool reduced,
            int64_t stride = 0, int64_t k = 1) {
@@ -55,7 +47,6 @@ class Operands : public simt::Tensors {
   }
 
   const Shape& shape_;
-  std::vector<double> workspace_;
 };
 
 template <typename Params>
