@@ -86,6 +86,12 @@ def test_a_row_does_not_depend_on_its_neighbours(device):
                 torch.testing.assert_close(
                     whole[i], op(kind)(x[i], [-1]), rtol=4 * torch.finfo(dtype).eps, atol=0
                 )
+            dx = op(f"{kind}_backward")(x, whole, [-1])
+            for i in (0, 7, 22):
+                alone = op(f"{kind}_backward")(x[i], whole[i], [-1])
+                torch.testing.assert_close(
+                    dx[i], alone, rtol=0, atol=8 * torch.finfo(dtype).eps * x.abs().max().item()
+                )
             by_address = EMULATED or CARRIED or device == "cuda"
             shuffled = shuffle(23, 16 // dtype.itemsize if by_address else 1)
             assert same_bits(op(kind)(x[shuffled], [-1]), whole[shuffled])

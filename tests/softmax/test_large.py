@@ -229,6 +229,12 @@ def test_short_rows_larger_than_the_cache(n, dtype, device):
             torch.testing.assert_close(lse[rows], few_lse, **tolerance)
         assert out[40:42].isnan().all() and not out[:40].isnan().any()
         assert not out[42:].isnan().any()
+        dy = randn(*x.shape, dtype=dtype, device=device)
+        dx = op(f"{kind}_backward")(dy, out, [-1])
+        few = op(f"{kind}_backward")(dy[-50:].clone(), out[-50:].clone(), [-1])
+        scale = dy[-50:].abs().amax().item()
+        torch.testing.assert_close(dx[-50:], few, rtol=0, atol=8 * torch.finfo(dtype).eps * scale)
+        assert same_bits(dx, op(f"{kind}_backward").out(dy, out, [-1], out=dy))
         out = op(kind)(x, [-1])  # a half's may be another without lse
         copy = x.clone()
         assert same_bits(out, op(kind).out(copy, [-1], out=copy))

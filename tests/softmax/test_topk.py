@@ -55,6 +55,21 @@ def test_maxima_anywhere(n, k, device):
     check(randn(13, n, device=device) * 40 + offset, k)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [1, 15, 64, 100, 256, 300])
+def test_first_in_each_place(dtype, n, device):
+    """A row for each place of its greatest, again where an equal one follows, and rows that rise,
+    fall or are all equal; then rows with a NaN in each place, between others."""
+    x = randn(n, n, dtype=dtype, device=device)
+    x.fill_diagonal_(50)
+    twice = x.clone()
+    twice[:, n - 1] = 50
+    slope = torch.arange(n, device=device, dtype=dtype) / 8
+    check(torch.cat([x, twice, slope[None], -slope[None], torch.full_like(x[:1], 1e-38)]), 1)
+    x.fill_diagonal_(math.nan)
+    check(torch.stack([x, twice], 1).reshape(2 * n, n), 1)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_dims_and_layouts(layout, dim, device):

@@ -3,6 +3,7 @@
 // Budget per element (fp32): read y and dy, write dx, 12 bytes; the sum needs both inputs before
 // the first output, so each is read twice, the second time from cache:
 //   short rows   groups of up to a vector's lanes, their sums reduced by one transposition
+//   flat rows    that end within vectors: a group of flat.h applied while the next one is summed
 //   medium rows  pipelined: one loop applies a chunk of row i - 1 and sums that chunk of row i
 //   long rows    summed, then applied from the end, where the cache still holds the row's tail
 // Sums run in fp32 over a chunk and in double over chunks, in an order that depends on n alone.
@@ -57,9 +58,13 @@ class BackwardRows {
     stream_ = !staged_ && !in_place && use_streaming(p.shape.rows * n_ * dx_size_);
     short_ =
         !staged_ && kernels_.group && n_ <= kShortRow && (!p.mask || mask_stride_ == 1) && !p.bias;
-    ahead_ = short_ ? kGroupAhead : kAhead;
-    plain_ = short_ && kernels_.plain && p.shape.row_dims <= 1 && !p.lengths && !p.causal &&
-             !p.dlse && !p.row_scale && !p.zero_masked_rows;
+    const bool alike = !staged_ && kernels_.plain && p.shape.row_dims <= 1 && !p.lengths &&
+                       !p.causal && !p.dlse && !p.row_scale && !p.zero_masked_rows;
+    lanes_ = wide_ == DType::f64 ? fastops::cpu::VecF64::size : fastops::cpu::VecF32::size;
+    flat_ = alike && flat_backward_row(n_, lanes_, dx_size_) && follow(p.y) && follow(p.dy) &&
+            follow(p.dx) && (!stream_ || reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0);
+    plain_ = alike && short_;
+    ahead_ = short_ && !flat_ ? kGroupAhead : kAhead;
   }
 
   void run() {
@@ -67,6 +72,14 @@ class BackwardRows {
     if (threads > 1 && rows < 4 * threads && rows % threads != 0 && n_ >= 2 * kPiece) {
       for (int64_t r = 0; r < rows; ++r) split_row(r);
       return;
+    }
+    if (flat_) {
+      return fastops::cpu::parallel_for(0, (rows + lanes_ - 1) / lanes_, rows_per_task(n_ * lanes_),
+                                        [&](int64_t begin, int64_t end) {
+                                          end = end * lanes_ < rows ? end * lanes_ : rows;
+                                          flat_rows(begin * lanes_, end);
+                                          fastops::cpu::store_fence();
+                                        });
     }
     fastops::cpu::parallel_for(0, rows, rows_per_task(n_), [&](int64_t begin, int64_t end) {
       if (plain_) plain_rows(begin, end);
@@ -185,6 +198,14 @@ class BackwardRows {
 
   int64_t chunks() const { return (n_ + kChunk - 1) / kChunk; }
 
+  // Whether rows of an operand lie one behind the other.
+  bool follow(const Operand& o) const { return p_.shape.row_dims == 0 || o.row_stride[0] == n_; }
+
+  void flat_rows(int64_t begin, int64_t end) const {
+    const Row r = row_at(RowCursor(p_.shape, begin));
+    kernels_.flat({r.y, r.dy, r.dx, n_, n_, n_, end - begin, n_, ahead_, p_.scale}, stream_);
+  }
+
   void plain_rows(int64_t begin, int64_t end) const {
     const Row r = row_at(RowCursor(p_.shape, begin));
     const auto stride = [&](const Operand& o) { return p_.shape.row_dims ? o.row_stride[0] : 0; };
@@ -285,7 +306,8 @@ class BackwardRows {
   int64_t mask_stride_, bias_stride_;
   BackwardKernels kernels_;
   bool staged_;  // no kernel for these dtypes: chunks are converted through scratch
-  bool stream_, short_, plain_;
+  bool stream_, short_, plain_, flat_;
+  int lanes_;  // of a vector
 };
 
 }  // namespace

@@ -1,16 +1,11 @@
-// Short rows that follow each other in memory and end within vectors, as the 197 tokens of a ViT.
+// Short rows that end within vectors, as the 197 tokens of a ViT, by groups of flat.h. One loop
+// exponentiates a group, finds the maxima of the next one and writes the one before, whose place in
+// scratch it takes, as in small_rows.h.
 //
-// As many rows as a vector has lanes are as many vectors as a row has elements, whatever that is:
-// such a group begins and ends with a whole line of the output. It is taken vector by vector, of
-// which most belong to one row and those in which a row ends to two: there the two rows' operands
-// are blended. So no row begins or ends with part of a vector, and no line is put together from
-// parts. One loop exponentiates a group, finds the maxima of the next one and writes the one
-// before, whose place in scratch it takes, as in small_rows.h.
-//
-// Budget per 16 fp32 elements: that of small_rows.h, and a quarter more per row. With its lanes
-// turned by where it begins, a row is added up in the same order wherever it lies in a group.
+// Budget per 16 fp32 elements: that of small_rows.h, and a quarter more per row.
 #pragma once
 
+#include "softmax/cpu/flat.h"
 #include "softmax/cpu/small_rows.h"
 
 namespace fastops::softmax::cpu {
@@ -22,13 +17,7 @@ class FlatRows {
   static_assert(kGroup == V::size);
   static constexpr bool kKeep = kKind == Kind::softmax;
 
-  // A value per row, and one for what a last group has beyond its rows.
-  struct PerRow {
-    alignas(64) float of[2 * kGroup] = {};
-    V all(int r) const { return V(of[r]); }
-    // The row's where it goes on, the next one's behind.
-    V blend(int r, V::Mask first) const { return select(first, all(r), all(r + 1)); }
-  };
+  using PerRow = FlatOperand<V>;
 
   struct Group {
     int count = 0;  // 0: nothing to write
@@ -81,25 +70,12 @@ class FlatRows {
     return kKind == Kind::logsumexp ? nullptr : static_cast<Out*>(p_.out.data) + g * kGroup * n_;
   }
 
-  // Calls line(vector, row) for the vectors of a row alone, and shared(vector, row, lanes of this
-  // row) for the one that it shares with the next row; then ended(row).
-  template <typename Line, typename Shared, typename Ended>
-  void walk(int count, Line line, Shared shared, Ended ended) const {
-    int64_t at = 0, end = n_;
-    for (int r = 0; r < count; ++r, end += n_) {
-      for (; (at + 1) * kGroup <= end; ++at) line(at, r);
-      const int rest = int(end - at * kGroup);
-      if (rest > 0) shared(at, r, V::first(rest)), ++at;
-      ended(r);
-    }
-  }
-
   static V low() { return V(-infinity<V>()); }
 
   void look(const In* x, V* most) const {
     V here = low(), behind = low();
-    walk(
-        kGroup, [&](int64_t at, int) { here = max(V::load(x + at * kGroup), here); },
+    walk_flat<V>(
+        kGroup, n_, [&](int64_t at, int) { here = max(V::load(x + at * kGroup), here); },
         [&](int64_t at, int, V::Mask first) {
           const V v = V::load(x + at * kGroup);
           here = max(select(first, v, low()), here);
@@ -127,8 +103,8 @@ class FlatRows {
   }
 
   void write(Group& g, const float* values) const {
-    walk(
-        g.count,
+    walk_flat<V>(
+        g.count, n_,
         [&](int64_t at, int r) { put(g, values, at, [r](const PerRow& p) { return p.all(r); }); },
         [&](int64_t at, int r, V::Mask first) {
           put(g, values, at, [&](const PerRow& p) { return p.blend(r, first); });
@@ -147,23 +123,23 @@ class FlatRows {
     PerRow relative;
     select(peak == low(), V(0.f), kExact<kKind> ? peak : shift).store(relative.of);
 
-    // A row's lanes twice, to be read from where the row begins.
-    alignas(64) float lanes[kGroup][2 * kGroup];
+    FlatLanes<V> lanes;
+    FlatSum<V> sum;
     const V zero(0.f), base2(scale_.base2);
-    V sum = zero, sum_behind = zero, here = low(), behind = low();
+    V here = low(), behind = low();
     const auto exponentials = [&](int64_t at, V from) {
       const V v = V::load(now.x + at * kGroup);
       const V e = exp2<kDegree>(kExact<kKind> ? (v - from) * base2 : fma(v, base2, zero - from));
       if constexpr (kKeep) e.store(values + at * kGroup);
       return e;
     };
-    walk(
-        count,
+    walk_flat<V>(
+        count, n_,
         [&](int64_t at, int r) {
           if (at * int64_t(sizeof(In)) % 4 == 0) prefetch_line(next + at * kGroup);
           here = max(V::load(next + at * kGroup), here);
           if constexpr (kBefore) put(before, values, at, [r](const PerRow& p) { return p.all(r); });
-          sum = sum + exponentials(at, relative.all(r));
+          sum.add(sum.ahead() + exponentials(at, relative.all(r)));
         },
         [&](int64_t at, int r, V::Mask first) {
           prefetch_line(next + at * kGroup);
@@ -173,16 +149,12 @@ class FlatRows {
           if constexpr (kBefore)
             put(before, values, at, [&](const PerRow& p) { return p.blend(r, first); });
           const V e = exponentials(at, relative.blend(r, first));
-          sum = sum + select(first, e, zero);
-          sum_behind = select(first, zero, e);
+          sum.add(first, sum.ahead() + e, e);
         },
         [&](int r) {
-          sum.store(lanes[r]);
-          sum.store(lanes[r] + kGroup);
+          sum.end(r, lanes);
           most[r] = here;
-          sum = sum_behind;
           here = behind;
-          sum_behind = zero;
           behind = low();
         });
     before.count = 0;
@@ -193,8 +165,7 @@ class FlatRows {
       return;
     }
     V sums[kGroup];
-    for (int r = 0; r < kGroup; ++r)
-      sums[r] = r < count ? V::load(lanes[r] + r * n_ % kGroup) : zero;
+    lanes.turned(count, n_, sums);
     const V total = transpose_reduce(sums, [](V a, V b) { return a + b; });
     if constexpr (kKeep) reciprocals(p_, total).store(now.factor.of);
     if (!kKeep || p_.lse)

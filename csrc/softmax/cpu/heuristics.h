@@ -24,6 +24,15 @@ constexpr bool flat_row(int64_t n, int64_t vector) {
   return n <= kFlatShortRow || (n % (2 * vector) != 0 && n <= kFlatVectors * vector);
 }
 
+// The same backward: 64 MB of bf16 rows of 577 take 5 ms instead of 13, fp32 ones of 197 8 instead
+// of 10. Of whole vectors it is ahead in 16 bits alone, by a seventh to a quarter.
+inline constexpr int64_t kFlatWholeFrom = 257, kFlatWholeTo = 1023;
+constexpr bool flat_backward_row(int64_t n, int64_t vector, int64_t bytes) {
+  const bool whole = bytes == 2 && n >= kFlatWholeFrom && n <= kFlatWholeTo;
+  const int64_t longest = (bytes == 2 ? kFlatVectors : kFlatVectors / 2) * vector;
+  return n >= vector && n <= longest && (n % (2 * vector) != 0 || whole);
+}
+
 // Other rows of up to so many bytes are taken as many at a time as a vector has lanes: ahead by a
 // half at 64 fp32 elements, 4 % at 160. Of 256, where a group no longer fits in L1, they are ahead
 // by a tenth on Zen 4 and behind by 3 % on a Sapphire Rapids; of 200, which end within a vector,
