@@ -224,7 +224,8 @@ def test_short_rows_larger_than_the_cache(n, dtype, device):
         out, lse = op(f"{kind}_lse")(x, [-1])
         for rows in (slice(0, 50), slice(-50, None)):
             few, few_lse = op(f"{kind}_lse")(x[rows].clone(), [-1])
-            tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 0.0, "equal_nan": True}
+            # On CUDA the order of a row's sum follows its address.
+            tolerance = {"rtol": 16 * torch.finfo(dtype).eps, "atol": 0.0, "equal_nan": True}
             torch.testing.assert_close(out[rows], few, **tolerance)
             torch.testing.assert_close(lse[rows], few_lse, **tolerance)
         assert out[40:42].isnan().all() and not out[:40].isnan().any()
