@@ -105,24 +105,7 @@ def _combined(
                 f"{getattr(b, what)}"
             )
     batch, heads = max(a.batch, b.batch), max(a.heads, b.heads)
-    rows, width = batch * heads * a.q_blocks, max(a.kv_blocks, 1)
-    ours, theirs = (
-        _lists.spread(
-            _lists.to_blocks(m.lists, m.batch * m.heads * m.q_blocks, m.kv_blocks, len(m.bits)),
-            m.q_blocks, (m.batch, m.heads), (batch, heads),
-        )
-        for m in (a, b)
-    )  # fmt: skip
-    # What does not count is at the end, for each mask at a place of its own.
-    a_key = torch.where(ours.rows < rows, ours.rows * width + ours.columns, rows * width)
-    b_key = torch.where(theirs.rows < rows, theirs.rows * width + theirs.columns, rows * width + 1)
-    key, left, right = a_key, ours.patterns, _lists.find(a_key, b_key, theirs.patterns)
-    if yields == NONE:  # what only the other one keeps is kept too
-        alone = _lists.find(b_key, a_key, ours.patterns) == NONE
-        key = torch.cat([key, torch.where(alone, b_key, rows * width)])
-        left = torch.cat([left, torch.full_like(theirs.patterns, NONE)])
-        right = torch.cat([right, theirs.patterns])
-
+    key, left, right = _together(a, b, batch, heads, either=yields == NONE)
     pattern = torch.where(left == yields, torch.where(right >= 0, right + len(a.bits), right), left)
     pattern = torch.where((left == wins) | (right == wins), wins, pattern)
     rooms = [
@@ -145,9 +128,35 @@ def _combined(
         first, shared = _lists.share(bits[used])
         pattern[partial] = shared[which]
         bits = bits[used][first]
+    width = max(a.kv_blocks, 1)
     blocks = Blocks(key // width, key % width, pattern)
     room = None if _lists.may_look(key) else sum(rooms)
     return a._of_blocks(blocks, bits, a.block_size, a.seq_lens, batch, heads, room)
+
+
+def _together(
+    a: BlockMask, b: BlockMask, batch: int, heads: int, either: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(key, left, right): the place of each block that `a`, or `either`, lists in a grid of all,
+    and its pattern in both, FULL or NONE. What does not count is past the grid."""
+    rows, width = batch * heads * a.q_blocks, max(a.kv_blocks, 1)
+    ours, theirs = (
+        _lists.spread(
+            _lists.to_blocks(m.lists, m.batch * m.heads * m.q_blocks, m.kv_blocks, len(m.bits)),
+            m.q_blocks, (m.batch, m.heads), (batch, heads),
+        )
+        for m in (a, b)
+    )  # fmt: skip
+    # What does not count is at the end, for each mask at a place of its own.
+    a_key = torch.where(ours.rows < rows, ours.rows * width + ours.columns, rows * width)
+    b_key = torch.where(theirs.rows < rows, theirs.rows * width + theirs.columns, rows * width + 1)
+    key, left, right = a_key, ours.patterns, _lists.find(a_key, b_key, theirs.patterns)
+    if either:  # what only the other one keeps is kept too
+        alone = _lists.find(b_key, a_key, ours.patterns) == NONE
+        key = torch.cat([key, torch.where(alone, b_key, rows * width)])
+        left = torch.cat([left, torch.full_like(theirs.patterns, NONE)])
+        right = torch.cat([right, theirs.patterns])
+    return key, left, right
 
 
 def _pairs(

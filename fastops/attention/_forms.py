@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from . import _lists
 from ._arguments import block_pair, integer, length_pair
 from ._intervals import interval_lists
@@ -42,11 +43,25 @@ class ClosedForms:
         return cls._make(lists, bits, size, seq_lens)
 
     @classmethod
-    def causal(cls, seq_lens: Sizes, block_size: Sizes = 128, device: Device = None) -> BlockMask:
-        """Keys up to a query's own position."""
+    def causal(
+        cls,
+        seq_lens: Sizes,
+        block_size: Sizes = 128,
+        device: Device = None,
+        offset: int | None = None,
+    ) -> BlockMask:
+        """Keys up to a query's own position.
+
+        Args:
+            offset: The first query's position among the keys; default: queries are the last ones.
+                Less than that where keys beyond them are not there yet (a static cache).
+        """
         name = "fastops.BlockMask.causal"
         lengths = length_pair(name, seq_lens)
         position = _positions(lengths)
+        if offset is not None:
+            first = _checks.integer(name, "offset to be an int", offset)
+            position += first - (lengths[1] - lengths[0])
         return cls._of_intervals(
             name, torch.zeros_like(position), position + 1, 0, block_size, lengths, device
         )

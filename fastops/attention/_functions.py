@@ -56,7 +56,6 @@ class Functions:
             empty = torch.ones(batch, heads, *grid_shape, dtype=torch.bool, device=device)
             return cls.from_dense(empty, size, lengths)
         wide = max(size[1], min(lengths[1], _TILE // size[0]) // size[1] * size[1])
-        wide = max(wide, size[1])
         at = [torch.arange(n, device=device) for n in (batch, heads, *lengths)]
 
         def tiles() -> Iterator[tuple[Tensor, Tensor, tuple[int, int, int, int]]]:

@@ -185,16 +185,16 @@ def collect(
     return blocks, bits
 
 
-def spread(blocks: Blocks, num_rows: int, own: tuple[int, int], all: tuple[int, int]) -> Blocks:
-    """Blocks of `own` samples and heads of `num_rows` rows each, 1 or `all` of them, for all."""
-    if own == all:
+def spread(blocks: Blocks, num_rows: int, own: tuple[int, int], to: tuple[int, int]) -> Blocks:
+    """Blocks of `own` samples and heads of `num_rows` rows each, 1 or `to` of them, for all."""
+    if own == to:
         return blocks
     rows, columns, patterns = blocks
-    b, h = (torch.arange(n // m, device=rows.device) for n, m in zip(all, own, strict=True))
+    b, h = (torch.arange(n // m, device=rows.device) for n, m in zip(to, own, strict=True))
     matrix, row = rows // max(num_rows, 1), rows % max(num_rows, 1)
-    to = (matrix // own[1] + b[:, None, None]) * all[1] + matrix % own[1] + h[:, None]
-    to = torch.where(matrix < own[0] * own[1], to * num_rows + row, all[0] * all[1] * num_rows)
-    return Blocks(*(t.expand(to.shape).flatten() for t in (to, columns, patterns)))
+    at = (matrix // own[1] + b[:, None, None]) * to[1] + matrix % own[1] + h[:, None]
+    at = torch.where(matrix < own[0] * own[1], at * num_rows + row, to[0] * to[1] * num_rows)
+    return Blocks(*(t.expand(at.shape).flatten() for t in (at, columns, patterns)))
 
 
 def find(keys: Tensor, among: Tensor, values: Tensor) -> Tensor:

@@ -63,12 +63,8 @@ def make_mask(
         if mask_function is masks.bidirectional_mask_function:
             return None
         causal = mask_function in (None, masks.causal_mask_function)
-        if causal and offset >= 0:
-            # A static cache has keys beyond the last query, that are not there yet.
-            seen = torch.arange(offset + 1, offset + 1 + lengths[0])
-            return BlockMask._of_intervals(
-                _NAME, torch.zeros_like(seen), seen, 0, block_size, lengths, device
-            )
+        if causal:
+            return BlockMask.causal(lengths, block_size, device, offset)
     fn = mask_function or masks.causal_mask_function
     if padded:
         padding = masks.prepare_padding_mask(attention_mask, kv_length, kv_offset)

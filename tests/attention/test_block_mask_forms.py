@@ -45,6 +45,9 @@ class TestPositions:
     def test_causal(self, lengths, block) -> None:
         q, kv = positions(lengths)
         same(BlockMask.causal(lengths, block), kv <= q)
+        for offset in (0, 7, 300, -5):
+            first = torch.arange(lengths[0])[:, None] + offset
+            same(BlockMask.causal(lengths, block, offset=offset), kv <= first)
 
     @pytest.mark.parametrize(
         ("left", "right", "sinks"), [(0, 0, 0), (40, 0, 0), (100, 7, 20), (70, 0, 33), (5, 90, 1)]
@@ -330,6 +333,7 @@ def test_from_fn_never_evaluates_everything() -> None:
         (lambda: BlockMask.prefix_lm(64, -1), ValueError, "prefix >= 0"),
         (lambda: BlockMask.causal(64, 100), ValueError, "block sizes of"),
         (lambda: BlockMask.causal("64"), TypeError, "seq_lens"),
+        (lambda: BlockMask.causal(64, offset=1.5), TypeError, "offset to be an int"),
         (lambda: BlockMask.documents([1, 4]), ValueError, "rise from 0"),
         (lambda: BlockMask.documents([0, 4, 2]), ValueError, "rise from 0"),
         (lambda: BlockMask.documents([0.0, 4.0]), TypeError, "of integers"),

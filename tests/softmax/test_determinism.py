@@ -95,6 +95,8 @@ def test_a_row_does_not_depend_on_its_neighbours(device):
             by_address = EMULATED or CARRIED or device == "cuda"
             shuffled = shuffle(23, 16 // dtype.itemsize if by_address else 1)
             assert same_bits(op(kind)(x[shuffled], [-1]), whole[shuffled])
+            again = op(f"{kind}_backward")(x[shuffled], whole[shuffled], [-1])
+            assert same_bits(again, dx[shuffled])
 
 
 def shuffle(rows: int, period: int) -> Tensor:

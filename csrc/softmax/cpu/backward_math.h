@@ -4,9 +4,7 @@
 #include <type_traits>
 
 #include "cpu/exp.h"
-#include "cpu/scratch.h"
 #include "cpu/simd.h"
-#include "softmax/cpu/flat.h"
 #include "softmax/cpu/rows.h"
 #include "softmax/softmax.h"
 
@@ -80,6 +78,9 @@ inline Factors row_factors(const BackwardParams& p, const RowCursor& at) {
   return {p.kind == Kind::logsumexp ? dlse : -dlse,
           p.row_scale ? p.scale * read(p.row_scale) : p.scale, p.lse ? read(p.lse) : 0.0};
 }
+
+template <typename Math, typename Y, typename G, typename D>
+struct FlatBackward;
 
 template <Kind kind, bool masked, typename Y, typename G, typename D>
 struct BackwardMath {
@@ -254,107 +255,6 @@ struct BackwardMath {
     streaming ? plain_as<true>(p) : plain_as<false>(p);
   }
 
-  // The sums of the next group of flat.h are added up while those of one are used.
-  struct FlatGroup {
-    const Y* y;
-    const G* dy;
-    D* dx;
-  };
-
-  static void add_flat(FlatSum<V>& sum, const FlatGroup& g, int64_t at) {
-    sum.add(Lanes::add(sum.ahead(), V::load(g.y + at * V::size), V::load(g.dy + at * V::size)));
-  }
-  static void add_flat(FlatSum<V>& sum, const FlatGroup& g, int64_t at, typename V::Mask first) {
-    const V y = V::load(g.y + at * V::size), dy = V::load(g.dy + at * V::size);
-    sum.add(first, Lanes::add(sum.ahead(), y, dy), Lanes::add(V(S(0)), y, dy));
-  }
-
-  template <bool streaming>
-  static void put_flat(const FlatGroup& g, int64_t at, V shift, V scale) {
-    const int64_t j = at * V::size;
-    const V d = gradient(V::load(g.y + j), V::load(g.dy + j), shift, scale, V(S(0)));
-    if constexpr (streaming) d.stream(g.dx + j);
-    else d.store(g.dx + j);
-  }
-
-  static FlatOperand<V> flat_shifts(const FlatLanes<V>& lanes, int count, int64_t n) {
-    V sums[V::size];
-    lanes.turned(count, n, sums);
-    FlatOperand<V> shifts;
-    reduce(sums, shifts.of);
-    return shifts;
-  }
-
-  static FlatLanes<V> sum_flat(const FlatGroup& g, int count, int64_t n) {
-    FlatLanes<V> lanes;
-    FlatSum<V> sum;
-    walk_flat<V>(
-        count, n, [&](int64_t at, int) { add_flat(sum, g, at); },
-        [&](int64_t at, int, typename V::Mask first) { add_flat(sum, g, at, first); },
-        [&](int r) { sum.end(r, lanes); });
-    return lanes;
-  }
-
-  template <bool streaming>
-  static void flat_as(const PlainRows& p) {
-    const int64_t step = V::size * p.n, whole = p.rows / V::size;
-    const V scale{S(p.scale)};
-    FlatGroup g{static_cast<const Y*>(p.y), static_cast<const G*>(p.dy), static_cast<D*>(p.dx)};
-    FlatLanes<V> lanes;
-    if (whole > 0) lanes = sum_flat(g, V::size, p.n);
-    for (int64_t i = 0; i < whole; ++i) {
-      const FlatOperand<V> shifts = flat_shifts(lanes, V::size, p.n);
-      FlatSum<V> sum;
-      // Behind the last group it is summed once more, from cache.
-      const FlatGroup next = i + 1 < whole ? FlatGroup{g.y + step, g.dy + step, g.dx + step} : g;
-      const auto fetch = [&](int64_t at) {
-        fastops::cpu::prefetch(next.y + at * V::size + p.ahead / int64_t(sizeof(Y)));
-        fastops::cpu::prefetch(next.dy + at * V::size + p.ahead / int64_t(sizeof(G)));
-      };
-      walk_flat<V>(
-          V::size, p.n,
-          [&](int64_t at, int r) {
-            fetch(at);
-            add_flat(sum, next, at);
-            put_flat<streaming>(g, at, shifts.all(r), scale);
-          },
-          [&](int64_t at, int r, typename V::Mask first) {
-            fetch(at);
-            add_flat(sum, next, at, first);
-            put_flat<streaming>(g, at, shifts.blend(r, first), scale);
-          },
-          [&](int r) { sum.end(r, lanes); });
-      if (i + 1 < whole) g = next;
-    }
-    const int left = int(p.rows % V::size);
-    if (left == 0) return;
-    // The last rows, too few for a group: in copies that have the room of one.
-    if (whole > 0) g = {g.y + step, g.dy + step, g.dx + step};
-    const int64_t there = left * p.n;
-    const auto room = [](int64_t bytes) { return size_t(bytes + 63) / 64 * 64; };
-    auto* memory = static_cast<char*>(fastops::cpu::thread_scratch(
-        room(step * sizeof(Y)) + room(step * sizeof(G)) + room(step * sizeof(D))));
-    auto* y = reinterpret_cast<Y*>(memory);
-    auto* dy = reinterpret_cast<G*>(memory + room(step * sizeof(Y)));
-    auto* dx = reinterpret_cast<D*>(reinterpret_cast<char*>(dy) + room(step * sizeof(G)));
-    __builtin_memcpy(y, g.y, size_t(there) * sizeof(Y));
-    __builtin_memcpy(dy, g.dy, size_t(there) * sizeof(G));
-    for (int64_t j = there; j < there + V::size; ++j) y[j] = Y{}, dy[j] = G{};
-    const FlatGroup copies{y, dy, dx};
-    const FlatOperand<V> shifts = flat_shifts(sum_flat(copies, left, p.n), left, p.n);
-    walk_flat<V>(
-        left, p.n, [&](int64_t at, int r) { put_flat<false>(copies, at, shifts.all(r), scale); },
-        [&](int64_t at, int r, typename V::Mask first) {
-          put_flat<false>(copies, at, shifts.blend(r, first), scale);
-        },
-        [](int) {});
-    __builtin_memcpy(g.dx, dx, size_t(there) * sizeof(D));
-  }
-
-  static void flat(const PlainRows& p, bool streaming) {
-    streaming ? flat_as<true>(p) : flat_as<false>(p);
-  }
-
   static constexpr BackwardKernels table() {
     BackwardKernels k;
     if constexpr (kind != Kind::logsumexp) {
@@ -362,7 +262,7 @@ struct BackwardMath {
       k.sum_and_apply = sum_and_apply;
       if constexpr (!masked) {
         k.plain = plain;
-        k.flat = flat;
+        k.flat = FlatBackward<BackwardMath, Y, G, D>::run;
       }
     }
     k.apply = apply;

@@ -8,6 +8,7 @@
 //   long rows    summed, then applied from the end, where the cache still holds the row's tail
 // Sums run in fp32 over a chunk and in double over chunks, in an order that depends on n alone.
 #include "cpu/parallel.h"
+#include "softmax/cpu/backward_flat.h"
 #include "softmax/cpu/backward_math.h"
 #include "softmax/cpu/heuristics.h"
 #include "softmax/cpu/kernels.h"
@@ -17,7 +18,6 @@
 namespace fastops::softmax::cpu::FASTOPS_ISA {
 namespace {
 
-constexpr int64_t kShortRow = 256;           // longest row of a group
 constexpr int64_t kPiece = 64 * kChunk;      // elements per thread when a row is split
 constexpr int64_t kPipelineBytes = 1 << 24;  // two rows of inputs that the last cache keeps
 constexpr int64_t kLine = 64;
@@ -61,8 +61,9 @@ class BackwardRows {
     const bool alike = !staged_ && kernels_.plain && p.shape.row_dims <= 1 && !p.lengths &&
                        !p.causal && !p.dlse && !p.row_scale && !p.zero_masked_rows;
     lanes_ = wide_ == DType::f64 ? fastops::cpu::VecF64::size : fastops::cpu::VecF32::size;
-    flat_ = alike && flat_backward_row(n_, lanes_, dx_size_) && follow(p.y) && follow(p.dy) &&
-            follow(p.dx) && (!stream_ || reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0);
+    flat_ = alike && flat_backward_row(n_, lanes_, dx_size_) && rows_follow(p.shape, p.y) &&
+            rows_follow(p.shape, p.dy) && rows_follow(p.shape, p.dx) &&
+            (!stream_ || reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0);
     plain_ = alike && short_;
     ahead_ = short_ && !flat_ ? kGroupAhead : kAhead;
   }
@@ -197,9 +198,6 @@ class BackwardRows {
   }
 
   int64_t chunks() const { return (n_ + kChunk - 1) / kChunk; }
-
-  // Whether rows of an operand lie one behind the other.
-  bool follow(const Operand& o) const { return p_.shape.row_dims == 0 || o.row_stride[0] == n_; }
 
   void flat_rows(int64_t begin, int64_t end) const {
     const Row r = row_at(RowCursor(p_.shape, begin));

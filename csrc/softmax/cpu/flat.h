@@ -9,30 +9,68 @@
 #include <cstdint>
 
 #include "cpu/simd.h"
+#include "softmax/softmax.h"
 
 namespace fastops::softmax::cpu {
 namespace {
 
-// Calls, over the first `count` rows of n elements of a group, line(vector, row) where a vector is
-// one row's, shared(vector, row, lanes of this row) where the next row begins in it, and ended(row)
-// behind the last of each.
-template <typename V, typename Line, typename Shared, typename Ended>
-inline void walk_flat(int count, int64_t n, Line line, Shared shared, Ended ended) {
-  int64_t at = 0, end = n;
-  for (int r = 0; r < count; ++r, end += n) {
-    for (; (at + 1) * V::size <= end; ++at) line(at, r);
-    if (const int rest = int(end - at * V::size)) shared(at++, r, V::first(rest));
-    ended(r);
-  }
+// Whether the rows of an operand lie one behind the other.
+inline bool rows_follow(const Shape& shape, const Operand& o) {
+  return shape.row_dims == 0 || (shape.row_dims == 1 && o.row_stride[0] == shape.n);
 }
 
 // A value per row, and one for what a last group has beyond its rows.
 template <typename V>
 struct FlatOperand {
   alignas(64) typename V::Scalar of[2 * V::size] = {};
+};
 
-  V all(int r) const { return V(of[r]); }
-  V blend(int r, typename V::Mask first) const { return select(first, all(r), all(r + 1)); }
+// Whose the lanes of a vector are: all of them row `row`'s, or the first ones, and the rest the
+// next row's.
+template <typename V>
+struct OneRow {
+  int row;
+  V of(const FlatOperand<V>& p) const { return V(p.of[row]); }
+};
+template <typename V>
+struct TwoRows {
+  int row;
+  typename V::Mask first;
+  V of(const FlatOperand<V>& p) const { return select(first, V(p.of[row]), V(p.of[row + 1])); }
+};
+
+// Calls, over the first `count` rows of n elements of a group, visit(vector, OneRow or TwoRows),
+// and behind the last vector of each row ended(row).
+template <typename V, typename Visit, typename Ended>
+inline void walk_flat(int count, int64_t n, Visit visit, Ended ended) {
+  int64_t at = 0, end = n;
+  for (int r = 0; r < count; ++r, end += n) {
+    for (; (at + 1) * V::size <= end; ++at) visit(at, OneRow<V>{r});
+    if (const int rest = int(end - at * V::size)) visit(at++, TwoRows<V>{r, V::first(rest)});
+    ended(r);
+  }
+}
+
+// The maximum, lane by lane, of the row that is being walked.
+template <typename V>
+class FlatMax {
+ public:
+  void add(OneRow<V>, V v) { here_ = max(v, here_); }
+  void add(TwoRows<V> rows, V v) {
+    here_ = max(select(rows.first, v, low()), here_);
+    behind_ = select(rows.first, low(), v);
+  }
+  V end() {
+    const V most = here_;
+    here_ = behind_;
+    behind_ = low();
+    return most;
+  }
+
+ private:
+  static V low() { return V(-__builtin_inff()); }
+
+  V here_ = low(), behind_ = low();
 };
 
 // The sums of a group's rows by lane. Turned by where a row begins they are the same wherever it
@@ -53,16 +91,16 @@ struct FlatLanes {
 template <typename V>
 class FlatSum {
  public:
-  // What the next terms are added to, and that sum.
+  // What the next terms are added to.
   V ahead() const { return a_; }
-  void add(V sum) {
+  // That sum, and what its terms are alone, from which the next row goes on.
+  void add(OneRow<V>, V sum, V) {
     a_ = b_;
     b_ = sum;
   }
-  // The same for a vector that another row begins in, whose terms alone are `start`.
-  void add(typename V::Mask first, V sum, V start) {
-    add(select(first, sum, a_));
-    behind_ = select(first, zero(), start);
+  void add(TwoRows<V> rows, V sum, V start) {
+    add(OneRow<V>{rows.row}, select(rows.first, sum, a_), start);
+    behind_ = select(rows.first, zero(), start);
   }
   void end(int r, FlatLanes<V>& lanes) {
     const V sum = a_ + b_;

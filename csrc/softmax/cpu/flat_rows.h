@@ -17,23 +17,18 @@ class FlatRows {
   static_assert(kGroup == V::size);
   static constexpr bool kKeep = kKind == Kind::softmax;
 
-  using PerRow = FlatOperand<V>;
-
   struct Group {
     int count = 0;  // 0: nothing to write
     const In* x;
     Out* out;
-    PerRow factor, log_sum;  // softmax: 1 / sum; log_softmax: the scaled maximum, the lse less that
+    // softmax: 1 / sum; log_softmax: the scaled maximum, and the lse less that.
+    FlatOperand<V> factor, log_sum;
   };
 
  public:
   static bool takes(const ForwardParams& p) {
-    const auto follow = [&](const Operand& o) {
-      return p.shape.row_dims == 0 || (p.shape.row_dims == 1 && o.row_stride[0] == p.shape.n);
-    };
-    return follow(p.x) &&
-           (!p.out ||
-            (follow(p.out) && (!kStream || reinterpret_cast<uintptr_t>(p.out.data) % 64 == 0)));
+    const bool lines = !kStream || reinterpret_cast<uintptr_t>(p.out.data) % 64 == 0;
+    return rows_follow(p.shape, p.x) && (!p.out || rows_follow(p.shape, p.out)) && lines;
   }
 
   explicit FlatRows(const ForwardParams& p) : p_(p), n_(p.shape.n), scale_(plain_scale(p.scale)) {}
@@ -70,46 +65,29 @@ class FlatRows {
     return kKind == Kind::logsumexp ? nullptr : static_cast<Out*>(p_.out.data) + g * kGroup * n_;
   }
 
-  static V low() { return V(-infinity<V>()); }
-
   void look(const In* x, V* most) const {
-    V here = low(), behind = low();
+    FlatMax<V> row;
     walk_flat<V>(
-        kGroup, n_, [&](int64_t at, int) { here = max(V::load(x + at * kGroup), here); },
-        [&](int64_t at, int, V::Mask first) {
-          const V v = V::load(x + at * kGroup);
-          here = max(select(first, v, low()), here);
-          behind = select(first, low(), v);
-        },
-        [&](int r) {
-          most[r] = here;
-          here = behind;
-          behind = low();
-        });
+        kGroup, n_, [&](int64_t at, auto rows) { row.add(rows, V::load(x + at * kGroup)); },
+        [&](int r) { most[r] = row.end(); });
   }
 
-  // What is written of vector `at`: `row` gives the operands of its row or rows.
-  template <typename Row>
-  void put(const Group& g, const float* values, int64_t at, Row row) const {
+  // What is written of vector `at`, which is that of `rows`.
+  template <typename Rows>
+  void put(const Group& g, const float* values, int64_t at, Rows rows) const {
     if constexpr (kKind != Kind::logsumexp) {
       V v;
-      if constexpr (kKeep) v = V::load(values + at * kGroup) * row(g.factor);
+      if constexpr (kKeep) v = V::load(values + at * kGroup) * rows.of(g.factor);
       else
-        v = fma(V::load(g.x + at * kGroup), V(scale_.scale), V(0.f) - row(g.factor)) -
-            row(g.log_sum);
+        v = fma(V::load(g.x + at * kGroup), V(scale_.scale), V(0.f) - rows.of(g.factor)) -
+            rows.of(g.log_sum);
       if constexpr (kStream) v.stream(g.out + at * kGroup);
       else v.store(g.out + at * kGroup);
     }
   }
 
   void write(Group& g, const float* values) const {
-    walk_flat<V>(
-        g.count, n_,
-        [&](int64_t at, int r) { put(g, values, at, [r](const PerRow& p) { return p.all(r); }); },
-        [&](int64_t at, int r, V::Mask first) {
-          put(g, values, at, [&](const PerRow& p) { return p.blend(r, first); });
-        },
-        [](int) {});
+    walk_flat<V>(g.count, n_, [&](int64_t at, auto rows) { put(g, values, at, rows); }, [](int) {});
     g.count = 0;
   }
 
@@ -119,14 +97,14 @@ class FlatRows {
              float* values, float* spare) const {
     const V peak = transpose_reduce(most, [](V a, V b) { return max(a, b); });
     const V shift = peak * V(scale_.base2);
-    const bool huge = any(V(kHugeShift) < shift) || any(both(shift < V(-kHugeShift), low() < peak));
-    PerRow relative;
-    select(peak == low(), V(0.f), kExact<kKind> ? peak : shift).store(relative.of);
+    const V low(-infinity<V>()), zero(0.f), base2(scale_.base2);
+    const bool huge = any(V(kHugeShift) < shift) || any(both(shift < V(-kHugeShift), low < peak));
+    FlatOperand<V> relative;
+    select(peak == low, zero, kExact<kKind> ? peak : shift).store(relative.of);
 
     FlatLanes<V> lanes;
     FlatSum<V> sum;
-    const V zero(0.f), base2(scale_.base2);
-    V here = low(), behind = low();
+    FlatMax<V> ahead;
     const auto exponentials = [&](int64_t at, V from) {
       const V v = V::load(now.x + at * kGroup);
       const V e = exp2<kDegree>(kExact<kKind> ? (v - from) * base2 : fma(v, base2, zero - from));
@@ -135,27 +113,16 @@ class FlatRows {
     };
     walk_flat<V>(
         count, n_,
-        [&](int64_t at, int r) {
+        [&](int64_t at, auto rows) {
           if (at * int64_t(sizeof(In)) % 4 == 0) prefetch_line(next + at * kGroup);
-          here = max(V::load(next + at * kGroup), here);
-          if constexpr (kBefore) put(before, values, at, [r](const PerRow& p) { return p.all(r); });
-          sum.add(sum.ahead() + exponentials(at, relative.all(r)));
-        },
-        [&](int64_t at, int r, V::Mask first) {
-          prefetch_line(next + at * kGroup);
-          const V v = V::load(next + at * kGroup);
-          here = max(select(first, v, low()), here);
-          behind = select(first, low(), v);
-          if constexpr (kBefore)
-            put(before, values, at, [&](const PerRow& p) { return p.blend(r, first); });
-          const V e = exponentials(at, relative.blend(r, first));
-          sum.add(first, sum.ahead() + e, e);
+          ahead.add(rows, V::load(next + at * kGroup));
+          if constexpr (kBefore) put(before, values, at, rows);
+          const V e = exponentials(at, rows.of(relative));
+          sum.add(rows, sum.ahead() + e, e);
         },
         [&](int r) {
           sum.end(r, lanes);
-          most[r] = here;
-          here = behind;
-          behind = low();
+          most[r] = ahead.end();
         });
     before.count = 0;
     if (huge) {
