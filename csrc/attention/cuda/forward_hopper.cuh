@@ -119,6 +119,16 @@ __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperM
         ptx::tma_load(shared + a * Tile::kRows * 128, &maps.q, queries_here, a * 64, work.first,
                       work.h, work.b);
     ++turn;
+    const auto copy = [&](const CUtensorMap& map, unsigned at, unsigned here, int row) {
+      if (lane == 0) {
+        ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
+      }
+      const unsigned to = shared + at + (lane << shift) * 128;
+      if (lane < per_tile)
+#pragma unroll
+        for (int a = 0; a < Tile::kAtoms; ++a)
+          ptx::tma_load(to + a * Tile::kColumns * 128, &map, here, a * 64, row, kv_head, work.b);
+    };
     int start = 0, last = 0;  // of this lane's slot in this tile and in the one before
 #pragma unroll 1
     for (int i = 0; i <= work.steps; ++i, last = start) {
@@ -131,31 +141,13 @@ __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperM
         ptx::mbarrier_wait(Tile::barrier(shared, Tile::kKeysFree + stage), (step >> 1 & 1) ^ 1);
         next.store(ring[step % Tile::kRing], per_tile, lane);
         __syncwarp();
-        if (lane == 0) {
-          ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
-        }
-        const unsigned to =
-            shared + Tile::kKeysAt + stage * Tile::kTileBytes + (lane << shift) * 128;
-        if (lane < per_tile)
-#pragma unroll
-          for (int a = 0; a < Tile::kAtoms; ++a)
-            ptx::tma_load(to + a * Tile::kColumns * 128, &maps.k, here, a * 64, start, kv_head,
-                          work.b);
+        copy(maps.k, Tile::kKeysAt + stage * Tile::kTileBytes, here, start);
       }
       if (i > 0) {
         const int stage = (step - 1) & 1, parity = ((step - 1) >> 1 & 1) ^ 1;
         const unsigned here = Tile::barrier(shared, Tile::kValuesHere + stage);
         ptx::mbarrier_wait(Tile::barrier(shared, Tile::kValuesFree + stage), parity);
-        if (lane == 0) {
-          ptx::mbarrier_arrive_expect(here, Tile::kTileBytes);
-        }
-        const unsigned to =
-            shared + Tile::kValuesAt + stage * Tile::kTileBytes + (lane << shift) * 128;
-        if (lane < per_tile)
-#pragma unroll
-          for (int a = 0; a < Tile::kAtoms; ++a)
-            ptx::tma_load(to + a * Tile::kColumns * 128, &maps.v, here, a * 64, last, kv_head,
-                          work.b);
+        copy(maps.v, Tile::kValuesAt + stage * Tile::kTileBytes, here, last);
       }
       if (i < work.steps) ++step;
     }
