@@ -14,6 +14,7 @@
 
 #include "core/check.h"
 #include "core/dtype.h"
+#include "cpu/fresh_memory.h"
 
 // Declared by torch's shim only under USE_CUDA; CPU torch does not have it, which is why the CUDA
 // implementations live in a library of their own.
@@ -73,13 +74,27 @@ inline int32_t device_type(const Tensor& t) {
   return type;
 }
 
+// A tensor just allocated, of so many elements in memory, as the backend wants it.
+inline Tensor fresh(Tensor t, [[maybe_unused]] int64_t elements, [[maybe_unused]] DType dtype) {
+#if !defined(FASTOPS_BACKEND_CUDA) && !defined(FASTOPS_BACKEND_SIMT)
+  const int64_t bytes = elements * int64_t(size_of(dtype));
+  if (bytes >= cpu::kHugePagesFrom) cpu::ask_for_huge_pages(t.data_ptr(), bytes);
+#endif
+  return t;
+}
+
 // aten::empty_strided through the C shim: a third of the cost of the boxed dispatcher.
 inline Tensor empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, DType dtype,
                             const Tensor& like) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       dim, sizes, strides, shim_dtype(dtype), device_type(like), like.get_device_index(), &handle));
-  return Tensor(handle);
+  int64_t last = 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    if (sizes[d] == 0) return Tensor(handle);
+    last += (sizes[d] - 1) * strides[d];
+  }
+  return fresh(Tensor(handle), last + 1, dtype);
 }
 
 // A contiguous tensor of a few dims.

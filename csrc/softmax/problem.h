@@ -175,7 +175,7 @@ class Problem {
           torch::stable::detail::from(std::nullopt)};
       STABLE_TORCH_ERROR_CODE_CHECK(
           torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
-      return torch::stable::detail::to<Tensor>(stack[0]);
+      return binding::fresh(torch::stable::detail::to<Tensor>(stack[0]), rows_ * n_, dtype);
     }
     int64_t strides[kMaxDims], step = 1;
     for (int d = rank_ - 1; d >= 0; --d) {
