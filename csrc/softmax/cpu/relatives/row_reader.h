@@ -10,7 +10,8 @@
 namespace fastops::softmax::cpu {
 namespace {
 
-inline constexpr int kNetwork = 16;  // maxima of a row, and candidates that can be sorted
+inline constexpr int kNetwork = 16;      // maxima of a row, and candidates that can be sorted
+inline constexpr int64_t kLaneTopk = 8;  // greatest k by lanes (topk_lanes.h): of 16 maxima half
 
 // Elements above `low`, by rising index: their scores and places, and how many. `tops`: the lane
 // maxima of every `step` elements. Stops where there are more than `most`, with up to four vectors
@@ -91,7 +92,8 @@ class RowReader {
   explicit RowReader(const TopkParams& p)
       : n_(p.shape.n),
         step_((n_ + most_pieces(p.k) * kUnit - 1) / (most_pieces(p.k) * kUnit) * kUnit),
-        pieces_((n_ + step_ - 1) / step_) {}
+        pieces_((n_ + step_ - 1) / step_),
+        every_line_(p.k <= kLaneTopk && n_ * int64_t(sizeof(T)) <= kPageBytes) {}
 
   int64_t step() const { return step_; }  // elements in a piece
   int64_t tops() const { return pieces_ * V::size; }
@@ -104,79 +106,25 @@ class RowReader {
   }
 
   // Of kNetwork parts of the row the maxima, and the sums of e^(x - from); and the lane maxima of
-  // each piece.
+  // each piece. Sums are of pieces, with what adding them up loses to rounding.
   void scan(const T* x, S from, S* maxima, S* sums, S* tops) const {
-    const V low(-infinity<V>());
-    V most[kParts], top = low;
-    for (V& m : most) m = V(kLowest);
-    add_up(
-        x, from, sums,
-        [&](int u, V block, int64_t) {
-          most[u] = max(block, most[u]);
-          top = max(block, top);
-        },
-        [&] {
-          top.store(tops);
-          tops += V::size;
-          top = low;
-        });
-    for (int u = 0; u < kParts; ++u) most[u].store(maxima + u * V::size);
-  }
-
-  // The same with the block that a part's maximum is first in, instead of the pieces' maxima.
-  void scan_first(const T* x, S from, S* maxima, S* sums, S* blocks) const {
-    V most[kParts], first[kParts];
+    const V start(from), low(-infinity<V>()), zero(S(0));
+    V most[kParts], sum[kParts], lost[kParts], part[kParts], top = low;
     for (int u = 0; u < kParts; ++u) {
       most[u] = V(kLowest);
-      first[u] = V(S(0));
+      sum[u] = lost[u] = zero;
     }
-    add_up(
-        x, from, sums,
-        [&](int u, V block, int64_t j) {
-          first[u] = select(most[u] < block, V(S(j)), first[u]);
-          most[u] = max(block, most[u]);
-        },
-        [] {});
-    for (int u = 0; u < kParts; ++u) {
-      most[u].store(maxima + u * V::size);
-      first[u].store(blocks + u * V::size);
-    }
-  }
-
-  // The first place of `score` in the block from j on that has it.
-  int64_t first_in_block(const T* x, int64_t j, S score) const {
-    static_assert(kBlock <= 64);
-    const V wanted(score);
-    uint64_t here = 0;
-    for (int i = 0; i < kBlock; i += V::size)
-      here |= uint64_t(lane_bits(at(x, j + i) == wanted)) << i;
-    return j + __builtin_ctzll(here);
-  }
-
- private:
-  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
-  static constexpr int kBlock = 4 * kNetwork;        // elements read together
-  static constexpr int64_t kUnit = 4 * kBlock;
-  static constexpr int64_t kAhead = 4096;  // bytes
-
-  // Calls block(u, the maxima of a block of part u, its first element) and, after each piece,
-  // piece(). Sums are of pieces, with what adding them up loses to rounding.
-  template <typename Block, typename Piece>
-  [[gnu::always_inline]] void add_up(const T* x, S from, S* sums, Block block, Piece piece) const {
-    const V start(from), zero(S(0));
-    // Between short rows other work is done, for which hardware stops to fetch ahead.
-    const bool ahead = n_ * int64_t(sizeof(T)) <= kAhead;
-    V sum[kParts], lost[kParts], part[kParts];
-    for (int u = 0; u < kParts; ++u) sum[u] = lost[u] = zero;
     const auto add = [&](int64_t j, auto load) {
       for (int u = 0; u < kParts; ++u) {
         const auto at_vector = [&](int i) { return j + (i * kParts + u) * V::size; };
         V v[4];
         for (int i = 0; i < 4; ++i) v[i] = load(at_vector(i));
-        if (ahead)
+        if (every_line_)
           for (int i = 0; i < 4; ++i)
-            prefetch(reinterpret_cast<const char*>(x + at_vector(i)) + kAhead);
-        block(u, max(max(v[0], v[1]), max(v[2], v[3])), j);
+            prefetch(reinterpret_cast<const char*>(x + at_vector(i)) + kPageBytes);
+        const V block = max(max(v[0], v[1]), max(v[2], v[3]));
+        most[u] = max(block, most[u]);
+        top = max(block, top);
         for (V& e : v) e = exp_score(e - start);
         part[u] = part[u] + ((v[0] + v[1]) + (v[2] + v[3]));
       }
@@ -184,6 +132,8 @@ class RowReader {
     for (int64_t begin = 0; begin < n_; begin += step_) {
       const int64_t end = begin + step_ < n_ ? begin + step_ : n_;
       for (V& p : part) p = zero;
+      for (int64_t j = begin; !every_line_ && j < end; j += kPageBytes / int64_t(sizeof(T)))
+        prefetch_page(x + j);
       int64_t j = begin;
       for (; j + kBlock <= end; j += kBlock) add(j, [&](int64_t i) { return V::load(x + i); });
       if (j < end) add(j, [&](int64_t i) { return at(x, i); });
@@ -192,12 +142,23 @@ class RowReader {
         sum[u] = old + term;
         lost[u] = (sum[u] - old) - term;
       }
-      piece();
+      top.store(tops);
+      tops += V::size;
+      top = low;
     }
-    for (int u = 0; u < kParts; ++u) sum[u].store(sums + u * V::size);
+    for (int u = 0; u < kParts; ++u) {
+      most[u].store(maxima + u * V::size);
+      sum[u].store(sums + u * V::size);
+    }
   }
 
+ private:
+  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
+  static constexpr int kBlock = 4 * kNetwork;        // elements read together
+  static constexpr int64_t kUnit = 4 * kBlock;
+
   int64_t n_, step_, pieces_;
+  bool every_line_;  // between groups of short rows there is much else to do
 };
 
 }  // namespace

@@ -3,6 +3,8 @@
 //
 // The k-th greatest of the maxima of many groups bounds the k-th greatest of all from below. What
 // reaches that bound, little more than k elements for most rows, is ranked one against all.
+#include <type_traits>
+
 #include "softmax/cpu/relatives/kernels.h"
 #include "softmax/cpu/relatives/rows.h"
 #include "softmax/cpu/relatives/topk_lanes.h"
@@ -20,10 +22,15 @@ class Topk {
   explicit Topk(const TopkParams& p) : p_(p), n_(p.shape.n), k_(p.k) {}
 
   void forward() const {
-    if (plain_topk(p_) && k_ >= 1 && k_ <= kLaneTopk && lanes()) return;
+    if (plain_topk(p_) && k_ >= 1 && k_ <= kLaneTopk && grouped()) return;
     for_rows<V>(p_.shape, 4, false, [this](const RowCursor& at, S* scratch, int64_t pitch) {
       general(at, scratch, pitch);
     });
+  }
+
+  void row(const RowCursor& at) const {
+    const int64_t pitch = padded<V>(n_);
+    row(at, static_cast<S*>(thread_scratch(size_t(4 * pitch) * sizeof(S))), pitch);
   }
 
   void backward() const {
@@ -42,13 +49,10 @@ class Topk {
     });
   }
 
-  bool lanes() const {
-    const auto other = [this](const RowCursor& at) {
-      const int64_t pitch = padded<V>(n_);
-      row(at, static_cast<S*>(thread_scratch(size_t(4 * pitch) * sizeof(S))), pitch);
-    };
+  bool grouped() const {
     return of_own_precision([&](auto t) {
-      TopkLanes<V, decltype(t)>(p_).run(other);
+      if (k_ == 1) topk_first(p_);
+      else for_groups<V>(p_, TopkLanes<V, decltype(t)>(p_));
       return true;
     });
   }
@@ -77,6 +81,13 @@ class Topk {
           indices(static_cast<int64_t*>(p.indices.data) + cursor.offset(p.indices.row_stride)) {}
     int64_t& index(int64_t i) const { return indices[i * p.indices_stride]; }
 
+    void places(int64_t k, const S* order) const {
+      if (p.indices_stride == 1)
+        for (int64_t i = 0; i < k; ++i) indices[i] = int64_t(order[i]);
+      else
+        for (int64_t i = 0; i < k; ++i) index(i) = int64_t(order[i]);
+    }
+
     template <typename F>
     void values(int64_t k, F value) const {
       with_float(p.values.dtype, [&](auto t) {
@@ -104,28 +115,33 @@ class Topk {
     return of_own_precision([&](auto t) {
       using T = decltype(t);
       const RowReader<V, T> reader(p_);
-      if (reader.tops() < 4 * k_) return false;
       const T* x = static_cast<const T*>(p_.x.data) + cursor.offset(p_.x.row_stride);
       Tops<V> tops{scratch + pitch, reader.step() / V::size, reader.tops()};
+      const bool few = tops.count < 4 * k_;  // maxima: the row bounds its k-th greatest better
+      if (few && (!std::is_same_v<T, S> || n_ % V::size != 0)) return false;
       alignas(64) S most[kNetwork], sum[kNetwork];
       S from(0);
       reader.scan(x, from, most, sum, tops.values);
-      S max = most[0];
-      for (int i = 1; i < kNetwork; ++i) max = most[i] < max ? max : most[i];
-      if (!(max > reader.kLowest && max < infinity<V>())) return false;
-      if (max < -reader.kNear || max > reader.kNear)
-        reader.scan(x, from = max, most, sum, tops.values);
+      V tops_most = V::load(most);
+      for (int i = V::size; i < kNetwork; i += V::size)
+        tops_most = max(V::load(most + i), tops_most);
+      const S greatest = hmax(tops_most);
+      if (!(greatest > reader.kLowest && greatest < infinity<V>())) return false;
+      if (greatest < -reader.kNear || greatest > reader.kNear)
+        reader.scan(x, from = greatest, most, sum, tops.values);
       double total = 0;
       for (int i = 0; i < kNetwork; i += V::size) total += double(hsum(V::load(sum + i)));
       if (!(total < double(infinity<V>()))) return false;
       Candidates c{scratch + 2 * pitch, scratch + 3 * pitch};
-      const S least = bound(tops);
+      S least = -infinity<V>();
+      if (!few) least = bound(tops.values, tops.count);
+      else if constexpr (std::is_same_v<T, S>) least = bound(x, n_);
       if (least == -infinity<V>() ||
           !candidates([&](int64_t j) { return reader.at(x, j); }, tops, least, c))
         return false;
       const Out out(p_, cursor);
       rank(c, out, scratch, scratch + pitch);
-      finish(cursor, out, scratch, max, from, total);
+      finish(cursor, out, scratch, greatest, from, total);
       return true;
     });
   }
@@ -146,7 +162,7 @@ class Topk {
     double total = 0;
     if (!p_.renormalize)
       total = sum_over<V>(n_, [&](int64_t j) { return exp_score(V::load(s + j) - m); });
-    const S least = k_ == 1 ? r.max : bound(tops);
+    const S least = k_ == 1 ? r.max : bound(tops.values, tops.count);
     Candidates c{s + 2 * pitch, s + 3 * pitch};
     if (least == -infinity<V>() || n_ > kExactPlaces ||
         !candidates([&](int64_t j) { return j < n_ ? V::load(s + j) : V(-infinity<V>()); }, tops,
@@ -170,13 +186,14 @@ class Topk {
     out.values(k_, [&](int64_t j) { return weight(j) * V(S(factor)); });
   }
 
-  // A score that at least k elements reach, and if it can be found quickly, few more.
-  S bound(const Tops<V>& tops) const {
+  // A score that at least k of the values, whole vectors of them, reach, and if it can be found
+  // quickly, few more.
+  S bound(const S* values, int64_t count) const {
     const V low(-infinity<V>());
     V least(infinity<V>()), most = low;
     int64_t finite = 0;
-    for (int64_t j = 0; j < tops.count; j += V::size) {
-      const V v = V::load(tops.values + j);
+    for (int64_t j = 0; j < count; j += V::size) {
+      const V v = V::load(values + j);
       const auto in = low < v;  // the lanes beyond the row's end are -inf too
       least = min(least, select(in, v, least));
       most = max(most, v);
@@ -194,9 +211,9 @@ class Topk {
       if (!(middle > below && middle < above)) break;
       const V at(middle);
       int64_t short_of = 0;
-      for (int64_t j = 0; j < tops.count; j += V::size)
-        short_of += __builtin_popcount(lane_bits(V::load(tops.values + j) < at));
-      const int64_t reach = tops.count - short_of;
+      for (int64_t j = 0; j < count; j += V::size)
+        short_of += __builtin_popcount(lane_bits(V::load(values + j) < at));
+      const int64_t reach = count - short_of;
       if (reach >= k_) {
         below = middle;
         finite = reach;
@@ -225,7 +242,7 @@ class Topk {
     const bool likely = size_of(p_.x.dtype) < 4;
     const int64_t sum = place(c, scores, order, likely);
     if (!likely && sum != c.count * (c.count - 1) / 2) place(c, scores, order, true);
-    for (int64_t i = 0; i < k_; ++i) out.index(i) = int64_t(order[i]);
+    out.places(k_, order);
   }
 
   // A candidate's rank is how many come before it: greater ones, and equal ones of lower index
@@ -254,10 +271,12 @@ class Topk {
         sum = select(V::first(i + 1), sum, select(same, sum + one, sum));
       }
       alignas(64) S before[V::size];
+      int32_t ranks[V::size];
       ((sums[0] + sums[1]) + (sums[2] + sums[3])).store(before);
+      for (int i = 0; i < V::size; ++i) ranks[i] = int32_t(before[i]);
       const int count = int(c.count - b < V::size ? c.count - b : V::size);
       for (int i = 0; i < count; ++i) {
-        const int64_t rank = int64_t(before[i]);
+        const int64_t rank = ranks[i];
         scores[rank] = score[b + i];
         order[rank] = c.place[b + i];
         all += rank;
@@ -329,18 +348,25 @@ class Topk {
   int64_t n_, k_;
 };
 
-template <typename V>
-void run(const TopkParams& p) {
-  if (p.backward) Topk<V>(p).backward();
-  else Topk<V>(p).forward();
+// Calls f with a vector of the type that sums are kept in.
+template <typename F>
+void with_accumulator(const TopkParams& p, F f) {
+  const DType other = p.backward ? p.out.dtype : p.values.dtype;
+  if (accumulator(p.x.dtype, other) == DType::f64) f(VecF64(0.));
+  else f(VecF32(0.f));
 }
 
 }  // namespace
 
+void topk_row(const TopkParams& p, int64_t row) {
+  with_accumulator(p, [&](auto v) { Topk<decltype(v)>(p).row(RowCursor(p.shape, row)); });
+}
+
 void topk(const TopkParams& p) {
-  const DType other = p.backward ? p.out.dtype : p.values.dtype;
-  if (accumulator(p.x.dtype, other) == DType::f64) run<VecF64>(p);
-  else run<VecF32>(p);
+  with_accumulator(p, [&](auto v) {
+    if (p.backward) Topk<decltype(v)>(p).backward();
+    else Topk<decltype(v)>(p).forward();
+  });
 }
 
 }  // namespace fastops::softmax::cpu::FASTOPS_ISA

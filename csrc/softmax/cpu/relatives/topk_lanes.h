@@ -8,11 +8,10 @@
 
 #include "cpu/transpose.h"
 #include "softmax/cpu/relatives/row_reader.h"
+#include "softmax/cpu/relatives/topk_groups.h"
 
 namespace fastops::softmax::cpu {
 namespace {
-
-inline constexpr int64_t kLaneTopk = 8;  // greatest k: of 16 maxima half
 
 // Batcher's odd-even merge sort.
 struct Network {
@@ -40,16 +39,6 @@ inline void sort_network(F order) {
   for (int c = 0; c < Network::kPairs; ++c) order(network.first[c], network.second[c]);
 }
 
-// Places in a row are kept in the accumulation type, which is exact so far.
-inline constexpr int64_t kExactPlaces = int64_t{1} << 24;
-
-// Whether rows can be taken from where they lie.
-inline bool plain_topk(const TopkParams& p) {
-  return p.scale == 1 && !p.mask && !p.lengths && !p.row_scale && !p.causal &&
-         p.values_stride == 1 && p.indices_stride == 1 && contiguous(p.shape, p.x) &&
-         p.shape.n < kExactPlaces;
-}
-
 template <typename V, typename T>
 class TopkLanes {
  public:
@@ -57,21 +46,45 @@ class TopkLanes {
 
   explicit TopkLanes(const TopkParams& p) : p_(p), n_(p.shape.n), k_(int(p.k)), reader_(p) {}
 
-  // `general` takes a row that has too many candidates or none, a NaN or an infinity.
-  template <typename F>
-  void run(const F& general) const {
-    const int64_t rows = p_.shape.rows, fit = kTogether / n_;
-    const int64_t group = fit < 1 ? 1 : fit < V::size ? fit : V::size;
-    parallel_for(0, (rows + group - 1) / group, rows_per_task(n_ * group),
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t row = begin * group; row < rows && row < end * group; row += group)
-                     rows_of(RowCursor(p_.shape, row), int(rows - row < group ? rows - row : group),
-                             general);
-                 });
+  // `count` rows from the cursor on; which of them have been done: those with too many candidates
+  // or none, with a NaN or with an infinity have not.
+  unsigned operator()(const RowCursor& start, int count) const {
+    Group& g = *static_cast<Group*>(thread_scratch(sizeof(Group)));
+    const T* x[V::size];
+    const auto scan = [&](int r, S from) {
+      reader_.scan(x[r], from, g.most[r], g.sum[r], g.top[r][0]);
+    };
+    int64_t x_at[V::size];
+    offsets(p_.shape, start, count, p_.x, x_at);
+    for (int r = 0; r < count; ++r) {
+      x[r] = static_cast<const T*>(p_.x.data) + x_at[r];
+      scan(r, S(0));
+    }
+    V tops[kNetwork], sums[kNetwork], score[kNetwork], place[kNetwork];
+    turn(g.most, tops);
+    V all = tops[0];
+    for (int i = 1; i < kNetwork; ++i) all = max(tops[i], all);
+    const V low(kLowest), high(infinity<V>()), near(kNear);
+    const auto usable = both(low < all, all < high), far = near < magnitude(all);
+    V from(S(0));
+    if (any(both(usable, far))) {
+      from = select(far, all, from);
+      alignas(64) S start_at[V::size];
+      from.store(start_at);
+      const unsigned again = lane_bits(both(usable, far));
+      for (int r = 0; r < count; ++r)
+        if (again >> r & 1) scan(r, start_at[r]);
+    }
+    turn(g.sum, sums);
+    V total = sums[0];
+    for (int i = 1; i < kNetwork; ++i) total = total + sums[i];
+    unsigned done = lane_bits(both(usable, total < high));
+    done &= greatest(x, g, count, tops, score, place);
+    write(start, count, done, score, place, from, total);
+    return done;
   }
 
  private:
-  static constexpr int64_t kTogether = 65536;  // elements of a group, which stay in L2
   static constexpr int64_t kRoom = kNetwork + 5 * V::size;
   // One more than are used: rows' first would meet in the same set of the cache.
   static constexpr int64_t kPieces = RowReader<V, T>::most_pieces(kLaneTopk) + 1;
@@ -106,62 +119,6 @@ class TopkLanes {
     }
   }
 
-  // `count` rows from the cursor on.
-  template <typename F>
-  void rows_of(const RowCursor& start, int count, const F& general) const {
-    Group& g = *static_cast<Group*>(thread_scratch(sizeof(Group)));
-    const T* x[V::size];
-    const auto scan = [&](int r, S from) {
-      if (k_ == 1) reader_.scan_first(x[r], from, g.most[r], g.sum[r], g.place[r]);
-      else reader_.scan(x[r], from, g.most[r], g.sum[r], g.top[r][0]);
-    };
-    int64_t x_at[V::size];
-    offsets(start, count, p_.x, x_at);
-    for (int r = 0; r < count; ++r) {
-      x[r] = static_cast<const T*>(p_.x.data) + x_at[r];
-      scan(r, S(0));
-    }
-    V tops[kNetwork], sums[kNetwork], score[kNetwork], place[kNetwork];
-    turn(g.most, tops);
-    V all = tops[0];
-    for (int i = 1; i < kNetwork; ++i) all = max(tops[i], all);
-    const V low(kLowest), high(infinity<V>()), near(kNear);
-    const auto usable = both(low < all, all < high), far = near < magnitude(all);
-    V from(S(0));
-    if (any(both(usable, far))) {
-      from = select(far, all, from);
-      alignas(64) S start[V::size];
-      from.store(start);
-      const unsigned again = lane_bits(both(usable, far));
-      for (int r = 0; r < count; ++r)
-        if (again >> r & 1) scan(r, start[r]);
-    }
-    turn(g.sum, sums);
-    V total = sums[0];
-    for (int i = 1; i < kNetwork; ++i) total = total + sums[i];
-    unsigned done = lane_bits(both(usable, total < high));
-    if (k_ == 1) {
-      turn(g.place, place);
-      V first = high;
-      for (int i = 0; i < kNetwork; ++i) {
-        first = min(first, select(tops[i] == all, place[i], first));
-        score[i] = all;
-      }
-      alignas(64) S most[V::size], at[V::size];
-      all.store(most);
-      first.store(at);
-      for (int r = 0; r < count; ++r)
-        if (done >> r & 1) at[r] = S(reader_.first_in_block(x[r], int64_t(at[r]), most[r]));
-      place[0] = V::load(at);
-    } else {
-      done &= greatest(x, g, count, tops, score, place);
-    }
-    write(start, count, done, score, place, from, total);
-    RowCursor again = start;
-    for (int r = 0; r < count; ++r, again.next())
-      if (!(done >> r & 1)) general(again);
-  }
-
   // The k greatest of every row, in order, and which rows have been done. `tops`: the maxima of
   // kNetwork parts of each.
   unsigned greatest(const T* const* x, Group& g, int count, V* tops, V* score, V* place) const {
@@ -194,52 +151,33 @@ class TopkLanes {
     return done;
   }
 
-  // Where each row of an operand begins.
-  void offsets(RowCursor cursor, int count, const Operand& o, int64_t* to) const {
-    if (p_.shape.row_dims == 1) {
-      const int64_t begin = cursor.offset(o.row_stride);
-      for (int r = 0; r < count; ++r) to[r] = begin + r * o.row_stride[0];
-      return;
-    }
-    for (int r = 0; r < count; ++r, cursor.next()) to[r] = cursor.offset(o.row_stride);
-  }
-
   void write(const RowCursor& start, int count, unsigned done, const V* score, const V* place,
              V from, V total) const {
     constexpr int kBlocks = (kLaneTopk + V::size - 1) / V::size;
     V rows[kBlocks * V::size];
     for (V& row : rows) row = V(S(0));
     V factor = exp_score(score[0] - from) / total;
-    const auto exponentials = [&](int kept) {
-      for (int i = 0; i < kept; ++i) rows[i] = exp_score(score[i] - score[0]);
-      if (p_.renormalize) {
-        total = rows[0];
-        for (int i = 1; i < k_; ++i) total = total + rows[i];
-        factor = V(S(1)) / total;
-      }
-      for (int i = 0; i < kept; ++i) rows[i] = rows[i] * factor;
-    };
-    alignas(64) S only[V::size], lse[V::size], places[kLaneTopk][V::size];
-    if (k_ == 1) {
-      exponentials(1);
-      rows[0].store(only);
-    } else {
-      exponentials(kLaneTopk);
-      for (int b = 0; b < kBlocks; ++b) fastops::cpu::transpose(rows + b * V::size);
+    for (int i = 0; i < kLaneTopk; ++i) rows[i] = exp_score(score[i] - score[0]);
+    if (p_.renormalize) {
+      total = rows[0];
+      for (int i = 1; i < k_; ++i) total = total + rows[i];
+      factor = V(S(1)) / total;
     }
+    for (int i = 0; i < kLaneTopk; ++i) rows[i] = rows[i] * factor;
+    for (int b = 0; b < kBlocks; ++b) fastops::cpu::transpose(rows + b * V::size);
+    alignas(64) S lse[V::size], places[kLaneTopk][V::size];
     (score[0] - log(factor)).store(lse);
     for (int i = 0; i < k_; ++i) place[i].store(places[i]);
     int64_t values_at[V::size], indices_at[V::size], lse_at[V::size];
-    offsets(start, count, p_.values, values_at);
-    offsets(start, count, p_.indices, indices_at);
-    if (p_.lse) offsets(start, count, p_.lse, lse_at);
+    offsets(p_.shape, start, count, p_.values, values_at);
+    offsets(p_.shape, start, count, p_.indices, indices_at);
+    if (p_.lse) offsets(p_.shape, start, count, p_.lse, lse_at);
     with_float(p_.values.dtype, [&](auto t) {
       using Out = decltype(t);
       for (int r = 0; r < count; ++r) {
         if (!(done >> r & 1)) continue;
         Out* to = static_cast<Out*>(p_.values.data) + values_at[r];
-        if (k_ == 1) V(only[r]).store(to, 1);
-        for (int b = 0; k_ > 1 && b * V::size < k_; ++b) {
+        for (int b = 0; b * V::size < k_; ++b) {
           const int left = k_ - b * V::size;
           rows[b * V::size + r].store(to + b * V::size, left < V::size ? left : V::size);
         }
