@@ -14,24 +14,25 @@ inline constexpr float kLog2eF = float(kLog2e);
 
 // 2^r for |r| <= 1/2, minimax in relative error with p(0) = 1 exactly. Degree 3: 1.5e-4,
 // degree 4: 3.4e-6, degree 5: 1.5e-7.
-// 2^-r if `negative`.
+// 2^-r if `negative`. Times `factor`, which costs a loop nothing: it is in the coefficients.
 template <int Degree, bool negative = false>
-inline VecF32 exp2_fraction(VecF32 r) {
+inline VecF32 exp2_fraction(VecF32 r, float factor = 1.f) {
   static_assert(Degree >= 3 && Degree <= 5);
-  const auto next = [r](VecF32 p, float c) {
-    return negative ? fnma(r, p, VecF32(c)) : fma(r, p, VecF32(c));
+  const auto next = [r, factor](VecF32 p, float c) {
+    const VecF32 term(c * factor);
+    return negative ? fnma(r, p, term) : fma(r, p, term);
   };
   if constexpr (Degree == 3) {
-    VecF32 p = next(VecF32(0.0551743455788f), 0.242638180988f);
+    VecF32 p = next(VecF32(0.0551743455788f * factor), 0.242638180988f);
     p = next(p, 0.693312153377f);
     return next(p, 1.f);
   } else if constexpr (Degree == 4) {
-    VecF32 p = next(VecF32(0.00956991689501f), 0.0559195471029f);
+    VecF32 p = next(VecF32(0.00956991689501f * factor), 0.0559195471029f);
     p = next(p, 0.240247795521f);
     p = next(p, 0.693122131969f);
     return next(p, 1.f);
   } else {
-    VecF32 p = next(VecF32(0.00132762387502f), 0.00967576902031f);
+    VecF32 p = next(VecF32(0.00132762387502f * factor), 0.00967576902031f);
     p = next(p, 0.05550715305f);
     p = next(p, 0.240221137667f);
     p = next(p, 0.693146914238f);
@@ -39,11 +40,11 @@ inline VecF32 exp2_fraction(VecF32 r) {
   }
 }
 
-// 2^t for t <= 127. Of t = -inf the fraction is NaN, and 2^-inf is 0.
+// factor * 2^t for t <= 127. Of t = -inf the fraction is NaN, and 2^-inf is 0.
 template <int Degree = 5>
-inline VecF32 exp2(VecF32 t) {
+inline VecF32 exp2(VecF32 t, float factor = 1.f) {
   const VecF32 n = round(t);
-  return scale2_or_zero(exp2_fraction<Degree>(t - n), n);
+  return scale2_or_zero(exp2_fraction<Degree>(t - n, factor), n);
 }
 
 // e^x. ln 2 in two parts, the first so short that n times it is exact: the relative error stays

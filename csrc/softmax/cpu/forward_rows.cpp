@@ -41,7 +41,7 @@ void run_plain_rows(const ForwardParams& p) {
   using Flat = FlatRows<kKind, kDegree, kStream, typename Load::Value, typename Store::Value>;
   const int64_t n = p.shape.n, rows = p.shape.rows;
   if (reread_rows(p.algorithm, rows, n)) {
-    const RereadRows<kKind, kStream, Load, Store> kernel(p);
+    const RereadRows<kKind, kDegree, kStream, Load, Store> kernel(p);
     if (share_rows(rows, n)) kernel.share();
     else parallel_for(0, rows, rows_per_task(n), kernel);
   } else if (Flat::takes(p) && flat_row(n, kGroup)) {

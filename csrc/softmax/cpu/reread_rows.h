@@ -18,8 +18,8 @@
 namespace fastops::softmax::cpu {
 namespace {
 
-// A sum of exponentials relative to `shift`: the maximum, or (two_pass) an exponent of two. Adding
-// two keeps the larger shift; `unit` is base2, or 1.
+// A sum of exponentials relative to `shift`: the maximum, or an exponent of two. Adding two keeps
+// the larger shift; `unit` is base2, or 1 where shifts are exponents of two.
 struct ScaledSum {
   float shift = -infinity<VecF32>();
   double sum = 0;
@@ -97,10 +97,36 @@ struct Recomputed {
   }
 };
 
-template <Kind kKind, bool kStream, typename Load, typename Store>
+// Softmax again from x where results of 16 bits hide that the polynomial is short and has 1 / sum
+// in its coefficients. `shift` = maximum * base2, rounded as it was for the sum.
+template <typename Load, int kDegree>
+struct Normalized {
+  const typename Load::Value* from;
+  float base2, shift, inverse;
+
+  void get(int64_t j, VecF32& a, VecF32& b) const {
+    Load::load(from + j, a, b);
+    a = one(a);
+    b = one(b);
+  }
+  void get(int64_t j, int n, VecF32& a, VecF32& b) const {
+    Load::load(from + j, n, a, b);
+    a = one(a);
+    b = one(b);
+  }
+
+ private:
+  VecF32 one(VecF32 x) const {
+    return exp2<kDegree>(fma(x, VecF32(base2), VecF32(-shift)), inverse);
+  }
+};
+
+template <Kind kKind, int kDegree, bool kStream, typename Load, typename Store>
 class RereadRows {
   using In = typename Load::Value;
   using Out = typename Store::Value;
+  // Exponents from one FMA, relative to the rounded product of maximum and base2.
+  static constexpr bool kFused = !kExact<kKind> && kDegree < 5;
 
  public:
   explicit RereadRows(const ForwardParams& p)
@@ -109,7 +135,7 @@ class RereadRows {
         splits_((n_ + kSplit - 1) / kSplit),
         scale_(plain_scale(p.scale)),
         algorithm_(choose(p.algorithm, VecF32::exact_fma)),
-        unit_(algorithm_ == Algorithm::two_pass ? 1.f : scale_.base2) {}
+        unit_(kFused || algorithm_ == Algorithm::two_pass ? 1.f : scale_.base2) {}
 
   // Whole rows, one thread each.
   void operator()(int64_t begin, int64_t end) const {
@@ -146,15 +172,16 @@ class RereadRows {
     for (int64_t s = 1; s < splits_; ++s) total.add(parts[s].shift, parts[s].sum, unit_);
 
     // Empty rows, infinities and huge scores (for two_pass those whose exponent has no fraction
-    // bits left); a NaN is in the sum and needs no care.
+    // bits left). A NaN is in the sum and needs no care where 1 / sum is a factor of every element.
     const float limit = algorithm_ == Algorithm::two_pass ? 0x1p22f : kHugeShift;
-    if (!(__builtin_fabsf(total.shift * unit_) <= limit)) {
+    const bool lost = kFused && total.sum != total.sum;
+    if (lost || !(__builtin_fabsf(total.shift * unit_) <= limit)) {
       RowScratch<VecF32> scratch(thread_scratch(RowScratch<VecF32>::bytes(n_)), n_);
       score_row<VecF32>(p_, cursor, scratch, kStream);
       return;
     }
     const double log2_sum = __builtin_log2(total.sum);
-    const double lse = algorithm_ == Algorithm::two_pass
+    const double lse = kFused || algorithm_ == Algorithm::two_pass
                            ? scale_.lse<false>(0.f, total.shift, log2_sum)
                            : scale_.lse<true>(total.shift, 0.f, log2_sum);
     if (p_.lse) cursor.at<float>(p_.lse) = float(lse);
@@ -193,11 +220,12 @@ class RereadRows {
         const int64_t behind = n - begin - count;
         next = {x + begin + count, behind < kChunk ? behind : kChunk};
       }
-      const float finite = max == -infinity<VecF32>() ? 0.f : max;
-      const ChunkResult chunk = exp_chunk<5, false, true, Load>(x + begin, count, scale_.base2,
-                                                                finite, nullptr, next, NoWriter{});
+      const float shift = kFused ? max * scale_.base2 : max;
+      const float finite = max == -infinity<VecF32>() ? 0.f : shift;
+      const ChunkResult chunk = exp_chunk<kDegree, false, !kFused, Load>(
+          x + begin, count, scale_.base2, finite, nullptr, next, NoWriter{});
       lanes = chunk.next;
-      total.add(max, double(hsum(chunk.sum)), unit_);
+      total.add(shift, double(hsum(chunk.sum)), unit_);
     }
     return total;
   }
@@ -243,6 +271,8 @@ class RereadRows {
       write(LogProbs<Load>{x, scale_.scale, shift, float(lse - double(shift))});
     } else if (algorithm_ == Algorithm::two_pass) {
       write(Recomputed<Load, true>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
+    } else if constexpr (kFused) {
+      write(Normalized<Load, kDegree>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
     } else {
       write(Recomputed<Load, false>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
     }
