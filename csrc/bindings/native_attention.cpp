@@ -46,11 +46,18 @@ py::dict attention_cuda_plan(const std::string& part, int64_t block_q, int64_t b
   const int channels = padded_channels(head_dim, value_dim);
   const HopperCut cut = forward ? plan_hopper_forward(p) : plan_hopper_backward(p, by_key);
   py::dict result;
-  result["kernel"] = name(plan_kernel(p.dtype, aligned, channels, hopper, cut));
+  const Kernel kernel = forward ? plan_forward_kernel(p.dtype, aligned, hopper, cut)
+                                : plan_backward_kernel(p.dtype, aligned, channels, hopper, cut);
+  result["kernel"] = name(kernel);
   result["consumers"] = cut.consumers;
   result["rows"] = cut.rows;
   result["pack"] = cut.pack;
-  if (forward) result["columns"] = hopper_columns(channels, cut.consumers);
+  if (forward) {
+    const int filled = hopper_channels(head_dim, value_dim);
+    result["channels"] = filled;
+    result["columns"] = hopper_columns(filled, cut.consumers);
+    result["blocks"] = hopper_blocks(filled, cut.consumers);
+  }
   return result;
 }
 

@@ -144,18 +144,22 @@ def small_device():
 @pytest.mark.usefixtures("small_device")
 @pytest.mark.parametrize("own", [(1, 1), (1, 4), (3, 1), (3, 4)])
 @pytest.mark.parametrize(
-    ("dtype", "hopper"),
-    [(torch.float32, "0"), (torch.float16, "0"), (torch.bfloat16, "1")],
-    ids=["plain", "mma", "hopper"],
-)
-def test_every_tile_has_a_block(dtype, hopper, own, monkeypatch) -> None:
+    ("dtype", "hopper", "channels"),
+    [
+        (torch.float32, "0", 64), (torch.float16, "0", 64), (torch.bfloat16, "1", 64),
+        (torch.float16, "1", 200),
+    ],
+    ids=["plain", "mma", "hopper", "hopper wide"],
+)  # fmt: skip
+def test_every_tile_has_a_block(dtype, hopper, channels, own, monkeypatch) -> None:
     """Sections of some heads, of lists and of samples, the last of them smaller; rows cut into
     tiles, of which the last row has not all."""
     monkeypatch.setenv("FASTOPS_SM90", hopper)
     for lengths, block in (((200, 230), (64, 64)), ((150, 390), (128, 32))):
         if dtype == torch.float32:  # as many tiles, which are smaller
             lengths, block = (lengths[0] // 2, lengths[1] // 4), (64, block[1])
-        check(dtype, 64, 64, lengths, (4, 2), block, own=own, batch=3)
+        options = {"own": own, "batch": 3, "backward": channels == 64}
+        check(dtype, channels, 64, lengths, (4, 2), block, **options)
 
 
 def test_launched_where_it_may_matter() -> None:
@@ -193,7 +197,8 @@ def heavy(shape: tuple[int, ...], block: tuple[int, int]) -> torch.Tensor:
     [
         ((1, 1), (128, 64), (1, 1), (64, 64), False), ((4, 1), (32, 16), (2, 1), (40, 64), True),
         ((2, 2), (64, 128), (2, 2), (64, 24), False), ((2, 1), (64, 64), (1, 1), (128, 96), True),
-        ((2, 2), (64, 32), (1, 2), (128, 128), True),
+        ((2, 2), (64, 32), (1, 2), (128, 128), True), ((1, 1), (128, 64), (1, 1), (256, 256), True),
+        ((2, 2), (64, 128), (1, 2), (160, 192), True), ((2, 1), (64, 16), (1, 1), (96, 256), False),
     ],
 )  # fmt: skip
 def test_split_rows(heads, block, own, channels, sinks, monkeypatch) -> None:

@@ -6,12 +6,13 @@
 // and written. Elsewhere each block has one.
 //
 // A multiplying warpgroup has 64 rows of queries; all of a block share a list, of which a tile has
-// 128 columns (64 where two blocks of 128 channels share an SM). The first warp walks the list and
-// copies K one tile ahead of V, two tiles of each in shared memory; a tile is several boxes under
-// one mbarrier, a slot each. Scores of the next tile and the product with V of the last are in
-// flight together; the exponentials of the next are worked out while the latter is. Shared:
-// (kRows + 4 kColumns) * 2 kD bytes. Registers: kD / 2 sums, kColumns / 2 scores, and half as many
-// probabilities. Global: each listed row of K and V once per block, whole boxes at a time.
+// 128 columns, or 64 where there is no room for more (hopper_columns). The first warp walks the
+// list and copies K one tile ahead of V, two tiles of each in shared memory; a tile is several
+// boxes under one mbarrier, one for each slot and 64 channels. Scores of the next tile and the
+// product with V of the last are in flight together; the exponentials of the next are worked out
+// while the latter is. Shared: (kRows + 4 kColumns) * 2 kD bytes, kD rounded up to 64. Registers:
+// kD / 2 sums, kColumns / 2 scores, and half as many probabilities. Global: each listed row of K
+// and V once per block, whole boxes at a time.
 #pragma once
 
 #include "attention/cuda/split.cuh"
@@ -38,16 +39,24 @@ struct HopperWork : HopperItem {
 template <int kD, int kConsumers>
 struct HopperTile {
   static constexpr int kRows = 64 * kConsumers, kColumns = hopper_columns(kD, kConsumers);
-  static constexpr int kThreads = 128 * (kConsumers + 1), kBlocksPerSm = kConsumers == 1 ? 2 : 1;
-  // Registers of a thread that copies, and of one that multiplies: all that there are.
-  static constexpr int kFew = 24, kMany = kConsumers == 1 ? 232 : 240;
-  static constexpr int kAtoms = kD / 64;  // of 64 channels: rows as wide as the swizzle
-  static constexpr unsigned kQueryBytes = kRows * kD * 2, kTileBytes = kColumns * kD * 2;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+  static constexpr int kBlocksPerSm = hopper_blocks(kD, kConsumers);
+  // The launch bound, from which ptxas takes the registers at launch. They must hold a product of
+  // 256 columns, so a block alone on its SM has those of three warpgroups, also where it has two.
+  static constexpr int kMostThreads = kBlocksPerSm == 1 ? 384 : kThreads;
+  static constexpr int kAtLaunch = 65536 / (kMostThreads * kBlocksPerSm) / 8 * 8;
+  // Registers of a thread that copies, and of one that multiplies.
+  static constexpr int kFew = 24, kMany = kBlocksPerSm == 1 ? 240 : 232;
+  static_assert(kFew + kConsumers * kMany <= (kConsumers + 1) * kAtLaunch);
+  static constexpr int kAtoms = (kD + 63) / 64;  // of 64 channels: rows as wide as the swizzle
+  static constexpr unsigned kQueryBytes = kRows * kAtoms * 128,
+                            kTileBytes = kColumns * kAtoms * 128;
   static constexpr unsigned kKeysAt = kQueryBytes, kValuesAt = kKeysAt + 2 * kTileBytes;
   static constexpr unsigned kBarriersAt = kValuesAt + 2 * kTileBytes, kSlotsAt = kBarriersAt + 128;
   static constexpr int kRing = 4;  // tiles whose slots are kept
   static constexpr unsigned kWorksAt = kSlotsAt + kRing * sizeof(Slots);
   static constexpr size_t kShared = kWorksAt + 2 * sizeof(HopperWork);
+  static_assert(kBlocksPerSm * (kShared + 1024) <= 228 * 1024);
 
   // Has come, may be overwritten: queries, and by stage K and V.
   enum Barrier {
@@ -184,7 +193,7 @@ __device__ __forceinline__ void exponentials(float (&scores)[kCount], HopperRows
 }
 
 template <typename T, int kD, int kConsumers>
-__global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kThreads,
+__global__ void __launch_bounds__(HopperTile<kD, kConsumers>::kMostThreads,
                                   HopperTile<kD, kConsumers>::kBlocksPerSm)
     forward_hopper_kernel(const __grid_constant__ ForwardParams p,
                           const __grid_constant__ HopperMaps maps, HopperCut cut,

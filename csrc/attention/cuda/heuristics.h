@@ -50,10 +50,22 @@ struct HopperCut {
   int block_listed = 0;
 };
 
-// Listed columns of a tile of the forward. With one consumer two blocks share an SM: at 128
-// channels that leaves shared memory for 64.
+// The Hopper forward, whose products may be of any width, is compiled for two more.
+constexpr int hopper_channels(int64_t head_dim, int64_t value_dim) {
+  const int64_t most = head_dim > value_dim ? head_dim : value_dim;
+  return most <= 64 ? 64 : most <= 96 ? 96 : most <= 128 ? 128 : most <= 192 ? 192 : 256;
+}
+
+// Blocks of the forward that share an SM. Registers allow two of one consumer, shared memory up to
+// 128 channels.
+constexpr int hopper_blocks(int channels, int consumers) {
+  return consumers == 1 && channels <= 128 ? 2 : 1;
+}
+
+// Listed columns of a tile of the forward: as many as registers, and shared memory for two tiles of
+// K and V, leave room for.
 constexpr int hopper_columns(int channels, int consumers) {
-  return channels == 128 && consumers == 1 ? 64 : 128;
+  return channels <= 64 * consumers ? 128 : 64;
 }
 
 // `block_rows`, `block_listed`: of the mask, `dense` where everything is kept and blocks may be of
@@ -214,22 +226,18 @@ enum class Kernel {
   hopper,  // TMA and wgmma, sm_90
 };
 
-// Above, the sums of dk and dv do not fit the registers of mma.sync, nor those of the output
-// together with scores those of wgmma.
-inline constexpr int kMmaBackwardChannels = 128, kHopperChannels = 128;
-
-// `aligned`: every row of q, k, v (and of gradients) starts on a multiple of 16 bytes.
-constexpr Kernel plan_kernel(DType dtype, bool aligned) {
-  return dtype != DType::f32 && aligned ? Kernel::mma : Kernel::plain;
+// Of the forward. `aligned`: every row of q, k, v (and of gradients) starts on a multiple of 16
+// bytes; `hopper`: it may be chosen here, and TMA can address what it copies.
+constexpr Kernel plan_forward_kernel(DType dtype, bool aligned, bool hopper, const HopperCut& cut) {
+  if (dtype == DType::f32 || !aligned) return Kernel::plain;
+  return hopper && cut.consumers > 0 ? Kernel::hopper : Kernel::mma;
 }
 
-// Of the forward, or of a part of the backward up to kMmaBackwardChannels. `hopper`: it may be
-// chosen here, and TMA can address what it copies.
-constexpr Kernel plan_kernel(DType dtype, bool aligned, int channels, bool hopper,
-                             const HopperCut& cut) {
-  const Kernel kernel = plan_kernel(dtype, aligned);
-  const bool fits = hopper && channels <= kHopperChannels && cut.consumers > 0;
-  return kernel == Kernel::mma && fits ? Kernel::hopper : kernel;
+// Of a part of the backward: above 128 channels the sums of dk and dv do not fit the registers of
+// tensor cores.
+constexpr Kernel plan_backward_kernel(DType dtype, bool aligned, int channels, bool hopper,
+                                      const HopperCut& cut) {
+  return channels <= 128 ? plan_forward_kernel(dtype, aligned, hopper, cut) : Kernel::plain;
 }
 
 }  // namespace fastops::attention::cuda

@@ -74,8 +74,7 @@ inline ForwardPlan plan_forward(const ForwardParams& p) {
   const bool aligned = aligned_rows(p) && aligned_rows(p.out, p.value_dim);
   const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info());
   const HopperCut cut = plan_hopper_forward(p);
-  const int channels = padded_channels(p.head_dim, p.value_dim);
-  return {plan_kernel(p.dtype, aligned, channels, hopper && tma_addresses(p), cut), cut};
+  return {plan_forward_kernel(p.dtype, aligned, hopper && tma_addresses(p), cut), cut};
 }
 
 }  // namespace fastops::attention::cuda

@@ -56,12 +56,12 @@ void run_part(const BackwardParams& p, void* stream) {
     const bool hopper = fastops::cuda::hopper_enabled(fastops::cuda::device_info()) &&
                         tma_addresses(p) && tma_addresses(p.grad_out, p.batch, p.heads, p.seq_q);
     const HopperCut cut = plan_hopper_backward(p, kByKey);
-    const Kernel kernel = plan_kernel(p.dtype, aligned, channels, hopper, cut);
+    const Kernel kernel = plan_backward_kernel(p.dtype, aligned, channels, hopper, cut);
     if (kernel == Kernel::hopper) {
       if (p.dtype == DType::f16) return backward_hopper_f16(p, cut, kByKey, stream);
       return backward_hopper_bf16(p, cut, kByKey, stream);
     }
-    if (kernel == Kernel::mma && channels <= kMmaBackwardChannels) {
+    if (kernel == Kernel::mma) {
       if (channels == 64) return run_backward_mma<T, 64, kByKey>(p, stream);
       return run_backward_mma<T, 128, kByKey>(p, stream);
     }

@@ -30,14 +30,20 @@ void run_hopper(const ForwardParams& p, const HopperCut& cut, void* stream) {
            p, cut, order, splits);
 }
 
+template <typename T, int kD>
+void run_hopper(const ForwardParams& p, const HopperCut& cut, void* stream) {
+  if (cut.consumers == 2) run_hopper<T, kD, 2>(p, cut, stream);
+  else run_hopper<T, kD, 1>(p, cut, stream);
+}
+
 template <typename T>
 void run_forward_hopper(const ForwardParams& p, const HopperCut& cut, void* stream) {
-  if (padded_channels(p.head_dim, p.value_dim) == 64) {
-    if (cut.consumers == 2) run_hopper<T, 64, 2>(p, cut, stream);
-    else run_hopper<T, 64, 1>(p, cut, stream);
-  } else {
-    if (cut.consumers == 2) run_hopper<T, 128, 2>(p, cut, stream);
-    else run_hopper<T, 128, 1>(p, cut, stream);
+  switch (hopper_channels(p.head_dim, p.value_dim)) {
+    case 64: return run_hopper<T, 64>(p, cut, stream);
+    case 96: return run_hopper<T, 96>(p, cut, stream);
+    case 128: return run_hopper<T, 128>(p, cut, stream);
+    case 192: return run_hopper<T, 192>(p, cut, stream);
+    default: return run_hopper<T, 256>(p, cut, stream);
   }
 }
 

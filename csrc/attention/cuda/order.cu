@@ -200,8 +200,9 @@ RowOrder order_rows(const Problem& p, bool by_key, int64_t tile_rows, int64_t pa
 
 HopperOrder plan_hopper_order(const Problem& p, const HopperCut& cut) {
   const auto device = fastops::cuda::device_info();
-  const int columns = hopper_columns(padded_channels(p.head_dim, p.value_dim), cut.consumers);
-  const int64_t wave = int64_t{device.sm_count} * (cut.consumers == 1 ? 2 : 1);
+  const int channels = hopper_channels(p.head_dim, p.value_dim);
+  const int columns = hopper_columns(channels, cut.consumers);
+  const int64_t wave = int64_t{device.sm_count} * hopper_blocks(channels, cut.consumers);
   HopperOrder all;
   all.order = plan_order(p, false, cut.rows, cut.pack, wave, device.l2_bytes);
   all.splits = plan_splits(p, cut, columns, wave, all.order);
