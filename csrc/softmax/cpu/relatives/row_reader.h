@@ -132,11 +132,13 @@ class RowReader {
     for (int64_t begin = 0; begin < n_; begin += step_) {
       const int64_t end = begin + step_ < n_ ? begin + step_ : n_;
       for (V& p : part) p = zero;
-      for (int64_t j = begin; !every_line_ && j < end; j += kPageBytes / int64_t(sizeof(T)))
-        prefetch_page(x + j);
-      int64_t j = begin;
-      for (; j + kBlock <= end; j += kBlock) add(j, [&](int64_t i) { return V::load(x + i); });
-      if (j < end) add(j, [&](int64_t i) { return at(x, i); });
+      for (int64_t unit = begin; unit < end; unit += kUnit) {
+        const int64_t stop = unit + kUnit < end ? unit + kUnit : end;
+        if (!every_line_) prefetch_page(x + unit);
+        int64_t j = unit;
+        for (; j + kBlock <= stop; j += kBlock) add(j, [&](int64_t i) { return V::load(x + i); });
+        if (j < stop) add(j, [&](int64_t i) { return at(x, i); });
+      }
       for (int u = 0; u < kParts; ++u) {
         const V old = sum[u], term = part[u] - lost[u];
         sum[u] = old + term;

@@ -6,9 +6,8 @@
 // block is looked for last, in L1.
 //
 // Budget on AVX-512, fp32 rows of 256: 8 products and comparisons (one a clock) a vector, 128
-// clocks, and about 40 a row for the rest: 48 ns in cache; 62 from memory, 74 without asking for
-// the next page. Two or four rows at a time, or every line asked for, took longer (bare loops: 50
-// ns, 75 to 108).
+// clocks, and about 40 a row for the rest: 48 ns in cache; 60 from memory, 74 without asking for
+// the next page. Two or four rows at a time, or every line asked for, took longer.
 #include <type_traits>
 
 #include "cpu/transpose.h"
