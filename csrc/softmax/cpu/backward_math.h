@@ -5,6 +5,7 @@
 
 #include "cpu/exp.h"
 #include "cpu/simd.h"
+#include "softmax/cpu/heuristics.h"
 #include "softmax/cpu/rows.h"
 #include "softmax/softmax.h"
 
@@ -32,21 +33,7 @@ struct Factors {
   double lse;
 };
 
-struct GroupRow {
-  Chunk chunk;
-  Factors factors;
-};
-
-inline constexpr int kMaxGroup = 16;
-
-// Rows of a group, at most `lanes`: their y and dy are read again from L1. More than 8 KB of them
-// cost rows of 256 a fifth of their time.
-inline int group_rows(int lanes, int64_t row_bytes) {
-  while (lanes > 4 && lanes * row_bytes > 8192) lanes /= 2;
-  return lanes;
-}
-
-// Rows of plain elements at fixed distances, short enough that a group of them stays in L1.
+// Rows of plain elements at fixed distances, short enough that one stays in L1.
 struct PlainRows {
   const void* y;
   const void* dy;
@@ -62,7 +49,7 @@ struct BackwardKernels {
   double (*sum_and_apply)(const Chunk&, const Chunk&, const Factors&, bool streaming) = nullptr;
   void (*apply)(const Chunk&, const Factors&) = nullptr;
   void (*stream)(const Chunk&, const Factors&) = nullptr;  // apply past the caches; dx aligned
-  void (*group)(GroupRow*, int) = nullptr;  // whole rows, at most one vector's lanes of them
+  void (*row)(const Chunk&, Factors) = nullptr;            // a short row: its sum, then the rest
   // Null for logsumexp. The second: rows that follow each other, of a vector at least.
   void (*plain)(const PlainRows&, bool streaming) = nullptr;
   void (*flat)(const PlainRows&, bool streaming) = nullptr;
@@ -126,7 +113,7 @@ struct BackwardMath {
     }
   };
 
-  static V lane_sums(const Chunk& c) {
+  [[gnu::always_inline]] static V lane_sums(const Chunk& c) {
     Lanes lanes;
     lanes.rest(c, 0);
     return lanes.total();
@@ -211,48 +198,79 @@ struct BackwardMath {
     }
   }
 
-  // The rows' sums come from one transposition however many rows there are, so that a row's bits
-  // do not depend on its neighbours.
-  static void group(GroupRow* rows, int count) {
-    if constexpr (kind != Kind::logsumexp) {
-      V lanes[V::size];
-      for (int i = 0; i < V::size; ++i) lanes[i] = i < count ? lane_sums(rows[i].chunk) : V(S(0));
-      S sums[V::size];
-      reduce(lanes, sums);
-      for (int i = 0; i < count; ++i) rows[i].factors.shift += double(sums[i]);
+  // The sum of a short row, by chunks as that of a long one.
+  [[gnu::always_inline]] static double row_sum(const Chunk& row) {
+    if (row.n <= kChunk) return double(hsum(lane_sums(row)));
+    double total = 0;
+    for (int64_t j = 0; j < row.n; j += kChunk) {
+      const int64_t left = row.n - j;
+      total +=
+          sum({static_cast<const Y*>(row.y) + j, static_cast<const G*>(row.dy) + j, nullptr,
+               masked ? row.mask + j : nullptr, nullptr, left < kChunk ? left : kChunk, row.ahead});
     }
-    for (int i = 0; i < count; ++i) apply(rows[i].chunk, rows[i].factors);
+    return total;
   }
 
-  // The same sums and results as group(), without its per-row overhead.
+  static void row(const Chunk& c, Factors f) {
+    if constexpr (kind != Kind::logsumexp) f.shift += row_sum(c);
+    apply(c, f);
+  }
+
+  // The same sums and results as row(), without its overhead. One row at a time: for as many as a
+  // vector has lanes, whose sums one transposition reduced, 64 MB of rows of 64 to 1024 elements
+  // took a seventh to a third longer.
   template <bool streaming>
   static void plain_as(const PlainRows& p) {
     const Y* y = static_cast<const Y*>(p.y);
     const G* dy = static_cast<const G*>(p.dy);
     D* dx = static_cast<D*>(p.dx);
-    const int size = group_rows(V::size, p.n * int64_t(sizeof(Y) + sizeof(G)));
-    for (int64_t first = 0; first < p.rows; first += size) {
-      const int count = p.rows - first < size ? int(p.rows - first) : size;
-      V lanes[V::size];
-      for (int i = 0; i < V::size; ++i)
-        lanes[i] = i < count ? lane_sums({y + i * p.y_stride, dy + i * p.dy_stride, nullptr,
-                                          nullptr, nullptr, p.n, p.ahead})
-                             : V(S(0));
-      S sums[V::size];
-      reduce(lanes, sums);
-      for (int i = 0; i < count; ++i)
-        apply_with<streaming, true>(
-            {nullptr, nullptr, dx + i * p.dx_stride, nullptr, nullptr, p.n, 0},
-            {double(sums[i]), p.scale, 0.0}, y + i * p.y_stride,
-            reinterpret_cast<const Second*>(dy + i * p.dy_stride));
-      y += size * p.y_stride;
-      dy += size * p.dy_stride;
-      dx += size * p.dx_stride;
+    for (int64_t r = 0; r < p.rows; ++r) {
+      const double shift = row_sum({y, dy, nullptr, nullptr, nullptr, p.n, p.ahead});
+      apply_with<streaming, true>({nullptr, nullptr, dx, nullptr, nullptr, p.n, 0},
+                                  {shift, p.scale, 0.0}, y, reinterpret_cast<const Second*>(dy));
+      y += p.y_stride;
+      dy += p.dy_stride;
+      dx += p.dx_stride;
     }
   }
 
+  // The same, kept in registers from the sum on: 16 bits are widened once.
+  template <bool streaming, int kVectors>
+  static void held_as(const PlainRows& p) {
+    const Y* y = static_cast<const Y*>(p.y);
+    const G* dy = static_cast<const G*>(p.dy);
+    D* dx = static_cast<D*>(p.dx);
+    const V scale{S(p.scale)}, zero{S(0)};
+    for (int64_t r = 0; r < p.rows; ++r) {
+      V of_y[kVectors], of_dy[kVectors];
+      Lanes lanes;
+      for (int k = 0; k < kVectors; ++k) {
+        of_y[k] = V::load(y + k * V::size);
+        of_dy[k] = V::load(dy + k * V::size);
+        lanes.sums[k % kUnroll] = Lanes::add(lanes.sums[k % kUnroll], of_y[k], of_dy[k]);
+      }
+      const V shift(S(double(hsum(lanes.total()))));
+      for (int k = 0; k < kVectors; ++k) {
+        const V d = gradient(of_y[k], of_dy[k], shift, scale, zero);
+        if constexpr (streaming) d.stream(dx + k * V::size);
+        else d.store(dx + k * V::size);
+      }
+      y += p.y_stride;
+      dy += p.dy_stride;
+      dx += p.dx_stride;
+    }
+  }
+
+  template <bool streaming>
+  static void plain_by_length(const PlainRows& p) {
+    if (p.n == 4 * V::size) return held_as<streaming, 4>(p);
+    if constexpr (sizeof(V) == 64)  // with 32 registers
+      if (p.n == 8 * V::size) return held_as<streaming, 8>(p);
+    plain_as<streaming>(p);
+  }
+
   static void plain(const PlainRows& p, bool streaming) {
-    streaming ? plain_as<true>(p) : plain_as<false>(p);
+    streaming ? plain_by_length<true>(p) : plain_by_length<false>(p);
   }
 
   static constexpr BackwardKernels table() {
@@ -267,7 +285,7 @@ struct BackwardMath {
     }
     k.apply = apply;
     k.stream = stream;
-    k.group = group;
+    k.row = row;
     return k;
   }
 };

@@ -2,7 +2,7 @@
 //
 // Budget per element (fp32): read y and dy, write dx, 12 bytes; the sum needs both inputs before
 // the first output, so each is read twice, the second time from cache:
-//   short rows   groups of up to a vector's lanes, their sums reduced by one transposition
+//   short rows   one at a time: what is read again is in L1, or (64 and 128 elements) in registers
 //   flat rows    that end within vectors: a group of flat.h applied while the next one is summed
 //   medium rows  pipelined: one loop applies a chunk of row i - 1 and sums that chunk of row i
 //   long rows    summed, then applied from the end, where the cache still holds the row's tail
@@ -22,10 +22,7 @@ constexpr int64_t kPiece = 64 * kChunk;      // elements per thread when a row i
 constexpr int64_t kPipelineBytes = 1 << 24;  // two rows of inputs that the last cache keeps
 constexpr int64_t kLine = 64;
 
-// Bytes ahead of the sums that inputs are fetched. Measured (Zen 4, ms of 64 MB tensors, 1 KB / 3
-// KB ahead): fp32 groups of rows of 64 6.4 / 8.4; rows of 512 8.6 / 6.2, 1024 8.9 / 6.2; bf16 rows
-// of 1024 9.4 / 7.3.
-constexpr int64_t kGroupAhead = 1024, kAhead = 3072;
+constexpr int64_t kShortAhead = 1024, kAhead = 3072;  // bytes that inputs are fetched ahead of sums
 
 // One row: where its elements are, how many take part, and its coefficients.
 struct Row {
@@ -56,16 +53,16 @@ class BackwardRows {
     bias_stride_ = p.shape.reduce_dims ? p.bias.reduce_stride[0] : 0;
     const bool in_place = p.dx.data == p.dy.data || p.dx.data == p.y.data;
     stream_ = !staged_ && !in_place && use_streaming(p.shape.rows * n_ * dx_size_);
-    short_ =
-        !staged_ && kernels_.group && n_ <= kShortRow && (!p.mask || mask_stride_ == 1) && !p.bias;
+    short_ = !staged_ && short_backward_row(n_, y_size_ + dy_size_) &&
+             (!p.mask || mask_stride_ == 1) && !p.bias;
     const bool alike = !staged_ && kernels_.plain && p.shape.row_dims <= 1 && !p.lengths &&
                        !p.causal && !p.dlse && !p.row_scale && !p.zero_masked_rows;
     lanes_ = wide_ == DType::f64 ? fastops::cpu::VecF64::size : fastops::cpu::VecF32::size;
-    flat_ = alike && flat_backward_row(n_, lanes_, dx_size_) && rows_follow(p.shape, p.y) &&
+    flat_ = alike && flat_backward_row(n_, lanes_, p.dx.dtype) && rows_follow(p.shape, p.y) &&
             rows_follow(p.shape, p.dy) && rows_follow(p.shape, p.dx) &&
             (!stream_ || reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0);
     plain_ = alike && short_;
-    ahead_ = short_ && !flat_ ? kGroupAhead : kAhead;
+    ahead_ = short_ && !flat_ ? kShortAhead : kAhead;
   }
 
   void run() {
@@ -216,18 +213,10 @@ class BackwardRows {
 
   void short_rows(int64_t begin, int64_t end) const {
     RowCursor at(p_.shape, begin);
-    GroupRow group[kMaxGroup];
-    const int64_t size =
-        group_rows(wide_ == DType::f64 ? fastops::cpu::VecF64::size : fastops::cpu::VecF32::size,
-                   n_ * (y_size_ + dy_size_));
-    for (int64_t first = begin; first < end; first += size) {
-      const int count = int(end - first < size ? end - first : size);
-      for (int i = 0; i < count; ++i, at.next()) {
-        Row r = row_at(at);
-        exclude(r);
-        group[i] = {{r.y, r.dy, r.dx, r.mask, nullptr, r.length, ahead_}, r.factors};
-      }
-      kernels_.group(group, count);
+    for (int64_t row = begin; row < end; ++row, at.next()) {
+      Row r = row_at(at);
+      exclude(r);
+      kernels_.row({r.y, r.dy, r.dx, r.mask, nullptr, r.length, ahead_}, r.factors);
     }
   }
 

@@ -25,14 +25,17 @@ constexpr bool flat_row(int64_t n, int64_t vector) {
 }
 
 // The same backward: 64 MB of bf16 rows of 577 take 5 ms instead of 13, fp32 ones of 197 8 instead
-// of 10. Of whole vectors it is ahead in 16 bits alone, by a seventh to a quarter, where rows are
-// too long for groups of short ones and shorter than a chunk.
-inline constexpr int64_t kShortRow = 256;  // longest row of a group
-constexpr bool flat_backward_row(int64_t n, int64_t vector, int64_t bytes) {
-  const bool whole = bytes == 2 && n > kShortRow && n < kChunk;
-  const int64_t longest = (bytes == 2 ? kFlatVectors : kFlatVectors / 2) * vector;
+// of 10. Of whole vectors it is ahead in bf16 alone, of rows too long for registers up to 256.
+inline constexpr int64_t kHeldRow = 128, kFlatWholeRow = 256;
+constexpr bool flat_backward_row(int64_t n, int64_t vector, DType dtype) {
+  const bool whole = dtype == DType::bf16 && n > kHeldRow && n <= kFlatWholeRow;
+  const int64_t longest = (size_of(dtype) == 2 ? kFlatVectors : kFlatVectors / 2) * vector;
   return n >= vector && n <= longest && (n % (2 * vector) != 0 || whole);
 }
+
+// Backward rows whose inputs, so many bytes an element, stay in L1 between the sum and its use.
+inline constexpr int64_t kShortRowBytes = 8192;
+constexpr bool short_backward_row(int64_t n, int64_t bytes) { return n * bytes <= kShortRowBytes; }
 
 // Other rows of up to so many bytes are taken as many at a time as a vector has lanes: ahead by a
 // half at 64 fp32 elements, 4 % at 160. Of 256, where a group no longer fits in L1, they are ahead
