@@ -131,7 +131,7 @@ HOPPER_CUTS = [
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize(("heads", "block"), HOPPER_CUTS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 64), (40, 128), (256, 200)])
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(64, 64), (40, 128)])
 def test_hopper(dtype, head_dim, value_dim, heads, block) -> None:
     """More than five tiles a list, ragged ends of both lengths, blocks that fill several tiles and
     several that fill one."""
@@ -143,7 +143,7 @@ def test_hopper(dtype, head_dim, value_dim, heads, block) -> None:
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize(("heads", "block"), [((1, 1), (128, 32)), ((2, 1), (32, 128))])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("head_dim", "value_dim"), [(96, 72), (192, 128), (152, 160), (24, 256)])
+@pytest.mark.parametrize(("head_dim", "value_dim"), [(96, 72), (192, 128), (256, 200), (24, 256)])
 def test_hopper_channels(dtype, head_dim, value_dim, heads, block) -> None:
     """The other widths, filled and not; boxes that hold no channel."""
     names = check(dtype, head_dim, value_dim, (140, 700), heads, block, backward=False)
