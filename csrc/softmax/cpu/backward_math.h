@@ -198,21 +198,20 @@ struct BackwardMath {
     }
   }
 
-  // The sum of a short row, by chunks as that of a long one.
+  // The sum of a plain row, by chunks as that of a long one.
   [[gnu::always_inline]] static double row_sum(const Chunk& row) {
     if (row.n <= kChunk) return double(hsum(lane_sums(row)));
     double total = 0;
     for (int64_t j = 0; j < row.n; j += kChunk) {
       const int64_t left = row.n - j;
-      total +=
-          sum({static_cast<const Y*>(row.y) + j, static_cast<const G*>(row.dy) + j, nullptr,
-               masked ? row.mask + j : nullptr, nullptr, left < kChunk ? left : kChunk, row.ahead});
+      total += sum({static_cast<const Y*>(row.y) + j, static_cast<const G*>(row.dy) + j, nullptr,
+                    nullptr, nullptr, left < kChunk ? left : kChunk, row.ahead});
     }
     return total;
   }
 
   static void row(const Chunk& c, Factors f) {
-    if constexpr (kind != Kind::logsumexp) f.shift += row_sum(c);
+    if constexpr (kind != Kind::logsumexp) f.shift += sum(c);
     apply(c, f);
   }
 
@@ -249,7 +248,7 @@ struct BackwardMath {
         of_dy[k] = V::load(dy + k * V::size);
         lanes.sums[k % kUnroll] = Lanes::add(lanes.sums[k % kUnroll], of_y[k], of_dy[k]);
       }
-      const V shift(S(double(hsum(lanes.total()))));
+      const V shift(hsum(lanes.total()));
       for (int k = 0; k < kVectors; ++k) {
         const V d = gradient(of_y[k], of_dy[k], shift, scale, zero);
         if constexpr (streaming) d.stream(dx + k * V::size);

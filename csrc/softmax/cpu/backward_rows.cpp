@@ -53,16 +53,20 @@ class BackwardRows {
     bias_stride_ = p.shape.reduce_dims ? p.bias.reduce_stride[0] : 0;
     const bool in_place = p.dx.data == p.dy.data || p.dx.data == p.y.data;
     stream_ = !staged_ && !in_place && use_streaming(p.shape.rows * n_ * dx_size_);
-    short_ = !staged_ && short_backward_row(n_, y_size_ + dy_size_) &&
-             (!p.mask || mask_stride_ == 1) && !p.bias;
     const bool alike = !staged_ && kernels_.plain && p.shape.row_dims <= 1 && !p.lengths &&
                        !p.causal && !p.dlse && !p.row_scale && !p.zero_masked_rows;
     lanes_ = wide_ == DType::f64 ? fastops::cpu::VecF64::size : fastops::cpu::VecF32::size;
     flat_ = alike && flat_backward_row(n_, lanes_, p.dx.dtype) && rows_follow(p.shape, p.y) &&
             rows_follow(p.shape, p.dy) && rows_follow(p.shape, p.dx) &&
             (!stream_ || reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0);
-    plain_ = alike && short_;
-    ahead_ = short_ && !flat_ ? kShortAhead : kAhead;
+    const auto whole_lines = [&](int64_t elements) { return elements * dx_size_ % kLine == 0; };
+    lines_ = reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0 && whole_lines(n_) &&
+             (p.shape.row_dims == 0 || whole_lines(p.dx.row_stride[0]));
+    // Others of more than kShortRow leave past the caches chunk by chunk.
+    const bool few = n_ <= kShortRow;
+    plain_ = alike && short_backward_row(n_, y_size_ + dy_size_) && (few || lines_ || !stream_);
+    short_ = !staged_ && few && (!p.mask || mask_stride_ == 1) && !p.bias;
+    ahead_ = (plain_ || short_) && !flat_ ? kShortAhead : kAhead;
   }
 
   void run() {
@@ -204,11 +208,9 @@ class BackwardRows {
   void plain_rows(int64_t begin, int64_t end) const {
     const Row r = row_at(RowCursor(p_.shape, begin));
     const auto stride = [&](const Operand& o) { return p_.shape.row_dims ? o.row_stride[0] : 0; };
-    const bool lines = reinterpret_cast<uintptr_t>(r.dx) % kLine == 0 &&
-                       n_ * dx_size_ % kLine == 0 && stride(p_.dx) * dx_size_ % kLine == 0;
     kernels_.plain({r.y, r.dy, r.dx, stride(p_.y), stride(p_.dy), stride(p_.dx), end - begin, n_,
                     ahead_, p_.scale},
-                   stream_ && lines);
+                   stream_ && lines_);
   }
 
   void short_rows(int64_t begin, int64_t end) const {
@@ -294,7 +296,8 @@ class BackwardRows {
   BackwardKernels kernels_;
   bool staged_;  // no kernel for these dtypes: chunks are converted through scratch
   bool stream_, short_, plain_, flat_;
-  int lanes_;  // of a vector
+  bool lines_;  // rows of dx are whole cache lines
+  int lanes_;   // of a vector
 };
 
 }  // namespace

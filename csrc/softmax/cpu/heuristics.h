@@ -33,7 +33,9 @@ constexpr bool flat_backward_row(int64_t n, int64_t vector, DType dtype) {
   return n >= vector && n <= longest && (n % (2 * vector) != 0 || whole);
 }
 
-// Backward rows whose inputs, so many bytes an element, stay in L1 between the sum and its use.
+// Backward rows taken one by one: any of up to kShortRow elements, and plain ones whose inputs, so
+// many bytes an element, stay in L1 between the sum and its use.
+inline constexpr int64_t kShortRow = 256;
 inline constexpr int64_t kShortRowBytes = 8192;
 constexpr bool short_backward_row(int64_t n, int64_t bytes) { return n * bytes <= kShortRowBytes; }
 

@@ -64,30 +64,12 @@ struct PairSum {
   }
 };
 
-// exp(s - lse) again from x. kPairs: by way of mantissas and exponents.
-template <typename Load, bool kPairs>
-struct Recomputed {
-  const typename Load::Value* from;
+// What exp(s - lse) is made of again. kPairs: by way of mantissas and exponents.
+template <bool kPairs>
+struct ExpWeight {
   float base2, shift, inverse;
 
-  void get(int64_t j, VecF32& a, VecF32& b) const {
-    Load::load(from + j, a, b);
-    a = one(a);
-    b = one(b);
-  }
-  void get(int64_t j, int n, VecF32& a, VecF32& b) const {
-    Load::load(from + j, n, a, b);
-    a = one(a);
-    b = one(b);
-  }
-  VecF32 half(int64_t j) const
-    requires(__is_same(Load, Natural<float>))
-  {
-    return one(VecF32::load(from + j));
-  }
-
- private:
-  VecF32 one(VecF32 x) const {
+  VecF32 operator()(VecF32 x) const {
     if constexpr (kPairs) {
       const MantissaExponent e(x, VecF32(base2), VecF32(-0x1p37f / base2));
       return scale2(e.p * VecF32(inverse), e.n - VecF32(shift));
@@ -97,27 +79,37 @@ struct Recomputed {
   }
 };
 
-// Softmax again from x where results of 16 bits hide that the polynomial is short and has 1 / sum
-// in its coefficients. `shift` = maximum * base2, rounded as it was for the sum.
-template <typename Load, int kDegree>
-struct Normalized {
-  const typename Load::Value* from;
+// The same where results of 16 bits hide that the polynomial is short and has 1 / sum in its
+// coefficients. `shift` = maximum * base2, rounded as it was for the sum.
+template <int kDegree>
+struct FusedWeight {
   float base2, shift, inverse;
+
+  VecF32 operator()(VecF32 x) const {
+    return exp2<kDegree>(fma(x, VecF32(base2), VecF32(-shift)), inverse);
+  }
+};
+
+// weight(x) of every element, from x itself.
+template <typename Load, typename Weight>
+struct Recomputed {
+  const typename Load::Value* from;
+  Weight weight;
 
   void get(int64_t j, VecF32& a, VecF32& b) const {
     Load::load(from + j, a, b);
-    a = one(a);
-    b = one(b);
+    a = weight(a);
+    b = weight(b);
   }
   void get(int64_t j, int n, VecF32& a, VecF32& b) const {
     Load::load(from + j, n, a, b);
-    a = one(a);
-    b = one(b);
+    a = weight(a);
+    b = weight(b);
   }
-
- private:
-  VecF32 one(VecF32 x) const {
-    return exp2<kDegree>(fma(x, VecF32(base2), VecF32(-shift)), inverse);
+  VecF32 half(int64_t j) const
+    requires(__is_same(Load, Natural<float>))
+  {
+    return weight(VecF32::load(from + j));
   }
 };
 
@@ -269,12 +261,16 @@ class RereadRows {
           algorithm_ == Algorithm::two_pass ? scale_.to_natural : double(scale_.scale);
       const float shift = float(double(total.shift) * per_shift);
       write(LogProbs<Load>{x, scale_.scale, shift, float(lse - double(shift))});
-    } else if (algorithm_ == Algorithm::two_pass) {
-      write(Recomputed<Load, true>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
-    } else if constexpr (kFused) {
-      write(Normalized<Load, kDegree>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
     } else {
-      write(Recomputed<Load, false>{x, scale_.base2, total.shift, float(1.0 / total.sum)});
+      const float inverse = float(1.0 / total.sum);
+      const auto write_weights = [&]<typename Weight>(Weight weight) {
+        write(Recomputed<Load, Weight>{x, weight});
+      };
+      if (algorithm_ == Algorithm::two_pass)
+        write_weights(ExpWeight<true>{scale_.base2, total.shift, inverse});
+      else if constexpr (kFused)
+        write_weights(FusedWeight<kDegree>{scale_.base2, total.shift, inverse});
+      else write_weights(ExpWeight<false>{scale_.base2, total.shift, inverse});
     }
     carry.flush();
   }

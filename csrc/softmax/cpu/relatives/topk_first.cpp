@@ -69,8 +69,12 @@ class TopkFirst {
     const V value = p_.renormalize ? V(S(1)) : exp_score(all - from) / total;
     if (p_.lse) (all - log(value)).store(lse);
     const unsigned done = lane_bits(both(usable, total < high));
-    write(start, count, done, value, lse,
-          [&](int r) { return first_in_block(x + at[r], int64_t(blocks[r]), greatest[r]); });
+    alignas(64) S values[V::size];
+    value.store(values);
+    write_groups<V>(p_, start, count, done, lse, [&](int r, auto* to, int64_t* index) {
+      V(values[r]).store(to, 1);
+      *index = first_in_block(x + at[r], int64_t(blocks[r]), greatest[r]);
+    });
     return done;
   }
 
@@ -122,26 +126,6 @@ class TopkFirst {
     if (j + kBlock <= n_) look([&](int64_t i) { return V::load(x + i); });
     else look([&](int64_t i) { return reader_.at(x, i); });
     return j + __builtin_ctzll(here);
-  }
-
-  template <typename F>
-  void write(const RowCursor& start, int count, unsigned done, V value, const S* lse,
-             F place) const {
-    int64_t values_at[V::size], indices_at[V::size], lse_at[V::size];
-    offsets(p_.shape, start, count, p_.values, values_at);
-    offsets(p_.shape, start, count, p_.indices, indices_at);
-    if (p_.lse) offsets(p_.shape, start, count, p_.lse, lse_at);
-    with_float(p_.values.dtype, [&](auto t) {
-      using Out = decltype(t);
-      alignas(64) Out values[V::size];
-      value.store(values);
-      for (int r = 0; r < count; ++r) {
-        if (!(done >> r & 1)) continue;
-        static_cast<Out*>(p_.values.data)[values_at[r]] = values[r];
-        static_cast<int64_t*>(p_.indices.data)[indices_at[r]] = place(r);
-        if (p_.lse) static_cast<S*>(p_.lse.data)[lse_at[r]] = lse[r];
-      }
-    });
   }
 
   const TopkParams& p_;

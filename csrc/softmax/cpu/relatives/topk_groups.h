@@ -55,5 +55,25 @@ inline void offsets(const Shape& shape, RowCursor cursor, int count, const Opera
   for (int r = 0; r < count; ++r, cursor.next()) to[r] = cursor.offset(o.row_stride);
 }
 
+// each(r, values, indices), which writes row r's results there, for those of `count` rows from the
+// cursor on that are done; and lse[r] beside.
+template <typename V, typename S, typename F>
+inline void write_groups(const TopkParams& p, const RowCursor& start, int count, unsigned done,
+                         const S* lse, const F& each) {
+  int64_t values_at[V::size], indices_at[V::size], lse_at[V::size];
+  offsets(p.shape, start, count, p.values, values_at);
+  offsets(p.shape, start, count, p.indices, indices_at);
+  if (p.lse) offsets(p.shape, start, count, p.lse, lse_at);
+  with_float(p.values.dtype, [&](auto t) {
+    using Out = decltype(t);
+    for (int r = 0; r < count; ++r) {
+      if (!(done >> r & 1)) continue;
+      each(r, static_cast<Out*>(p.values.data) + values_at[r],
+           static_cast<int64_t*>(p.indices.data) + indices_at[r]);
+      if (p.lse) static_cast<S*>(p.lse.data)[lse_at[r]] = lse[r];
+    }
+  });
+}
+
 }  // namespace
 }  // namespace fastops::softmax::cpu

@@ -168,23 +168,12 @@ class TopkLanes {
     alignas(64) S lse[V::size], places[kLaneTopk][V::size];
     (score[0] - log(factor)).store(lse);
     for (int i = 0; i < k_; ++i) place[i].store(places[i]);
-    int64_t values_at[V::size], indices_at[V::size], lse_at[V::size];
-    offsets(p_.shape, start, count, p_.values, values_at);
-    offsets(p_.shape, start, count, p_.indices, indices_at);
-    if (p_.lse) offsets(p_.shape, start, count, p_.lse, lse_at);
-    with_float(p_.values.dtype, [&](auto t) {
-      using Out = decltype(t);
-      for (int r = 0; r < count; ++r) {
-        if (!(done >> r & 1)) continue;
-        Out* to = static_cast<Out*>(p_.values.data) + values_at[r];
-        for (int b = 0; b * V::size < k_; ++b) {
-          const int left = k_ - b * V::size;
-          rows[b * V::size + r].store(to + b * V::size, left < V::size ? left : V::size);
-        }
-        int64_t* index = static_cast<int64_t*>(p_.indices.data) + indices_at[r];
-        for (int i = 0; i < k_; ++i) index[i] = int64_t(places[i][r]);
-        if (p_.lse) static_cast<S*>(p_.lse.data)[lse_at[r]] = lse[r];
+    write_groups<V>(p_, start, count, done, lse, [&](int r, auto* to, int64_t* index) {
+      for (int b = 0; b * V::size < k_; ++b) {
+        const int left = k_ - b * V::size;
+        rows[b * V::size + r].store(to + b * V::size, left < V::size ? left : V::size);
       }
+      for (int i = 0; i < k_; ++i) index[i] = int64_t(places[i][r]);
     });
   }
 
