@@ -29,21 +29,21 @@ def _below(op, *args, **kwargs):
         return op._op(*args, **kwargs)
 
 
-def _through_dispatcher() -> bool:
+def through_dispatcher() -> bool:
     """Whether compilers or torch.func transforms are to see the op, and so must be asked first."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def call(op, tensors: tuple[Tensor | None, ...], *args, **kwargs):
     """``op(*args, **kwargs)``; `tensors` are those among the arguments that can have a gradient."""
-    if _through_dispatcher() or _differentiated(*tensors):
+    if through_dispatcher() or _differentiated(*tensors):
         return op(*args, **kwargs)
     return _below(op, *args, **kwargs)
 
 
 def call_normalize(op, kind: str, x, dim, *, bias, row_scale, **kwargs):
     """An op of softmax or log_softmax by the shortest way that keeps derivatives."""
-    if _through_dispatcher():
+    if through_dispatcher():
         return op(x, dim, bias=bias, row_scale=row_scale, **kwargs)
     if _differentiated(x, bias, row_scale):
         return _Normalize.apply(partial(_below, op), x, bias, row_scale, kind, dim, kwargs)
@@ -52,7 +52,7 @@ def call_normalize(op, kind: str, x, dim, *, bias, row_scale, **kwargs):
 
 def call_logsumexp(op, x, dim, keepdim, *, bias, row_scale, **kwargs):
     """The op of logsumexp by the shortest way that keeps derivatives."""
-    if _through_dispatcher():
+    if through_dispatcher():
         return op(x, dim, keepdim, bias=bias, row_scale=row_scale, **kwargs)
     if _differentiated(x, bias, row_scale):
         return _LogSumExp.apply(partial(_below, op), x, bias, row_scale, dim, keepdim, kwargs)

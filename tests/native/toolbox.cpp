@@ -2,7 +2,7 @@
 // loads and stores, masks, reductions, and the documented treatment of NaN.
 #include "toolbox.h"
 
-#include "cpu/exp.h"
+#include "cpu/exp_score.h"
 #include "cpu/simd.h"
 #include "harness.h"
 #include "reference.h"
@@ -116,6 +116,27 @@ void exponentials() {
   CHECK(hmax(exp(VecF32(200.f))) == float(kInf) && hmax(exp(VecF64(1000.0))) == kInf);
 }
 
+// Before the maximum is known: exact up to the base, which is one for all.
+void exponentials_of_scores() {
+  const auto score = [](VecF32 x) { return exp_score(x); };
+  const auto term = [](VecF32 x) { return exp_term(x); };
+  const double base = VecF32::exact_fma ? double(kLog2eF) : kLog2e;
+  const auto exact = [base](double x) { return __builtin_exp2(x * base); };
+  CHECK(largest_error<VecF32>(-86, 87, 1 << 18, score, exact) < 2.4e-7);
+  CHECK(largest_error<VecF32>(-86, 87, 1 << 18, term, exact) < 2.4e-7);
+  CHECK(largest_error<VecF32>(-1, 0, 1 << 16, term, exact) < 2.4e-7);
+  CHECK(hsum(exp_score(VecF32(0.f))) == VecF32::size &&
+        hsum(exp_term(VecF32(0.f))) == VecF32::size);
+  for (double x : {-87.0, -200.0, -1e6, -1e30, -kInf}) {
+    CHECK(hmax(exp_score(VecF32(float(x)))) >= 0 && hmax(exp_score(VecF32(float(x)))) <= 2e-38f);
+    CHECK(hmax(exp_term(VecF32(float(x)))) >= 0 && hmax(exp_term(VecF32(float(x)))) <= 0x1p-124f);
+  }
+  for (double x : {__builtin_nan(""), kInf}) {
+    CHECK(!any(exp_score(VecF32(float(x))) < VecF32(float(kInf))));
+    CHECK(!any(exp_term(VecF32(float(x))) < VecF32(float(kInf))));
+  }
+}
+
 // Partial loads give zeros beyond n, partial stores leave the rest alone, neither touches memory
 // beyond (the guard page follows at once).
 template <typename V, typename T>
@@ -199,6 +220,7 @@ void toolbox() {
   floats_round<f16>();
   floats_round<bf16>();
   exponentials();
+  exponentials_of_scores();
   transpositions();
 }
 

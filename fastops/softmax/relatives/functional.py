@@ -10,13 +10,17 @@ from torch import Tensor
 
 from ... import _checks as check
 from ... import _interop, _load
-from ..autograd import call
+from ..._autograd import differentiated
+from ..autograd import call, through_dispatcher
 from ..formulas import accumulation_dtype
 from ..functional import _MASKED_ROWS, _score_args
 
 Dim = int | Sequence[int]
 MaskedRows = Literal["nan", "zero"]
 MAX_ALPHA = 4.0
+
+# For a small tensor most of the time is spent on the way to the kernel.
+_plain_topk = _load.fast_op("softmax_topk")
 
 
 def softmax_topk(
@@ -57,6 +61,20 @@ def softmax_topk(
     Differentiable twice in x and scale. O(numel) for typical rows, O(n log n) a row at worst;
     accumulates in float32 (float64 for float64).
     """
+    if (
+        mask is lengths is scale is None
+        and causal is renormalize is False
+        and masked_rows == "nan"
+        and type(x) is Tensor
+        and type(k) is type(dim) is int
+        and not through_dispatcher()
+        and not differentiated(x)
+    ):
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                return _plain_topk(x, k, dim)[:2]
+        except (RuntimeError, TypeError):
+            pass  # said properly below
     name = "fastops.softmax_topk"
     if _interop.any_foreign(x, mask, lengths, scale):
         return _interop.call(

@@ -5,6 +5,7 @@
 // matters is lost. Other rows are read again, from their maximum.
 #pragma once
 
+#include "cpu/exp_score.h"
 #include "softmax/cpu/relatives/rows.h"
 
 namespace fastops::softmax::cpu {
@@ -69,15 +70,6 @@ inline int64_t collect(int64_t n, int64_t k, F vector_at, const typename V::Scal
   return count;
 }
 
-// e^d, below the normal numbers 0. Unlike exp_below its error does not grow with d but for that of
-// log2 e, one base for all: ratios of such powers are as exact as powers of the difference.
-inline VecF32 exp_score(VecF32 d) {
-  if constexpr (!VecF32::exact_fma) return exp(d);
-  const VecF32 log2e(kLog2eF), n = round(d * log2e);
-  return scale2_or_zero(exp2_fraction<5, true>(fnma(d, log2e, n)), n);
-}
-inline VecF64 exp_score(VecF64 d) { return exp(d); }
-
 template <typename V, typename T>
 class RowReader {
  public:
@@ -108,6 +100,17 @@ class RowReader {
   // Of kNetwork parts of the row the maxima, and the sums of e^(x - from); and the lane maxima of
   // each piece. Sums are of pieces, with what adding them up loses to rounding.
   void scan(const T* x, S from, S* maxima, S* sums, S* tops) const {
+    if (from == S(0)) scan_from<false>(x, from, maxima, sums, tops);
+    else scan_from<true>(x, from, maxima, sums, tops);
+  }
+
+ private:
+  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
+  static constexpr int kBlock = 4 * kNetwork;        // elements read together
+  static constexpr int64_t kUnit = 4 * kBlock;
+
+  template <bool kShifted>
+  void scan_from(const T* x, S from, S* maxima, S* sums, S* tops) const {
     const V start(from), low(-infinity<V>()), zero(S(0));
     V most[kParts], sum[kParts], lost[kParts], part[kParts], top = low;
     for (int u = 0; u < kParts; ++u) {
@@ -125,7 +128,7 @@ class RowReader {
         const V block = max(max(v[0], v[1]), max(v[2], v[3]));
         most[u] = max(block, most[u]);
         top = max(block, top);
-        for (V& e : v) e = exp_score(e - start);
+        for (V& e : v) e = exp_term(kShifted ? e - start : e);
         part[u] = part[u] + ((v[0] + v[1]) + (v[2] + v[3]));
       }
     };
@@ -153,11 +156,6 @@ class RowReader {
       sum[u].store(sums + u * V::size);
     }
   }
-
- private:
-  static constexpr int kParts = kNetwork / V::size;  // vectors of a row's maxima
-  static constexpr int kBlock = 4 * kNetwork;        // elements read together
-  static constexpr int64_t kUnit = 4 * kBlock;
 
   int64_t n_, step_, pieces_;
   bool every_line_;  // between groups of short rows there is much else to do

@@ -180,7 +180,7 @@ class Topk {
     const V most(max);
     for (int64_t i = 0; i < V::size; ++i) scores[k_ + i] = -infinity<V>();
     const auto weight = [&](int64_t j) { return exp_score(V::load(scores + j) - most); };
-    double factor = double(hmax(exp_score(most - V(from)))) / total;
+    double factor = double(hmax(exp_term(most - V(from)))) / total;
     if (p_.renormalize) factor = 1 / sum_over<V>(k_, weight);
     if (p_.lse) cursor.at<S>(p_.lse) = S(double(max) - __builtin_log(factor));
     out.values(k_, [&](int64_t j) { return weight(j) * V(S(factor)); });

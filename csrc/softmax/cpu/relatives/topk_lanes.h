@@ -156,7 +156,7 @@ class TopkLanes {
     constexpr int kBlocks = (kLaneTopk + V::size - 1) / V::size;
     V rows[kBlocks * V::size];
     for (V& row : rows) row = V(S(0));
-    V factor = exp_score(score[0] - from) / total;
+    V factor = exp_term(score[0] - from) / total;
     for (int i = 0; i < kLaneTopk; ++i) rows[i] = exp_score(score[i] - score[0]);
     if (p_.renormalize) {
       total = rows[0];
