@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "cpu/exp.h"
-#include "cpu/simd.h"
+#include "cpu/pairs.h"
 #include "softmax/cpu/heuristics.h"
 #include "softmax/cpu/rows.h"
 #include "softmax/softmax.h"
@@ -45,11 +45,9 @@ struct PlainRows {
 
 struct BackwardKernels {
   double (*sum)(const Chunk&) = nullptr;  // null for logsumexp
-  // The sum of the first chunk, while the second is applied (streaming: past the caches).
-  double (*sum_and_apply)(const Chunk&, const Chunk&, const Factors&, bool streaming) = nullptr;
   void (*apply)(const Chunk&, const Factors&) = nullptr;
   void (*stream)(const Chunk&, const Factors&) = nullptr;  // apply past the caches; dx aligned
-  void (*row)(const Chunk&, Factors) = nullptr;            // a short row: its sum, then the rest
+  void (*row)(const Chunk&, Factors, bool streaming) = nullptr;  // a chunk: its sum, then the rest
   // Null for logsumexp. The second: rows that follow each other, of a vector at least.
   void (*plain)(const PlainRows&, bool streaming) = nullptr;
   void (*flat)(const PlainRows&, bool streaming) = nullptr;
@@ -77,6 +75,36 @@ struct BackwardMath {
 
   static constexpr int kUnroll = 4;
 
+  // What is read and written at a time: a cache line of 16-bit elements as two vectors (in the
+  // order of pairs.h), else one.
+  static constexpr bool paired =
+      !masked && sizeof(V) == 64 && sizeof(Y) == 2 && std::is_same_v<Y, G> && std::is_same_v<Y, D>;
+  static constexpr int kUnit = paired ? 2 : 1;
+
+  struct Unit {
+    V v[kUnit];
+
+    template <typename T>
+    static Unit load(const T* p) {
+      Unit u;
+      if constexpr (paired) Pairs<T>::load(p, u.v[0], u.v[1]);
+      else u.v[0] = V::load(p);
+      return u;
+    }
+    template <bool streaming>
+    void put(D* p) const {
+      if constexpr (paired)
+        streaming ? Pairs<D>::stream(p, v[0], v[1]) : Pairs<D>::store(p, v[0], v[1]);
+      else if constexpr (streaming) v[0].stream(p);
+      else v[0].store(p);
+    }
+
+   private:
+    template <typename T>
+    using Pairs = std::conditional_t<std::is_same_v<T, fastops::cpu::bf16>, fastops::cpu::BF16Pairs,
+                                     fastops::cpu::Natural<T>>;
+  };
+
   // Sums of up to a chunk, by lane; what follows continues at a multiple of the unrolled step.
   struct Lanes {
     V sums[kUnroll];
@@ -90,20 +118,32 @@ struct BackwardMath {
       if constexpr (kind == Kind::softmax) return fma(y_j, dy_j, sum);
       else return sum + dy_j;
     }
-    // Whole vector k of the chunk, to accumulator u.
-    void vector(const Chunk& c, int64_t k, int u) {
+    // The whole units from element k of the chunk on, a vector to each sum.
+    [[gnu::always_inline]] void units(const Chunk& c, int64_t k) {
+      for (int u = 0; u < kUnroll; u += kUnit) unit(c, k + u * V::size, sums + u);
+    }
+    [[gnu::always_inline]] static void unit(const Chunk& c, int64_t k, V* sum) {
       const Y* y = static_cast<const Y*>(c.y) + k;
       const G* dy = static_cast<const G*>(c.dy) + k;
       if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + c.ahead / int64_t(sizeof(Y)));
       fastops::cpu::prefetch(dy + c.ahead / int64_t(sizeof(G)));
-      const V y_k = kind == Kind::softmax ? V::load(y) : V(S(0));
-      const V next = add(sums[u], y_k, V::load(dy));
-      sums[u] = masked ? select(V::load_mask(c.mask + k), next, sums[u]) : next;
+      const Unit dy_k = Unit::load(dy);
+      Unit y_k = dy_k;
+      if constexpr (kind == Kind::softmax) y_k = Unit::load(y);
+      for (int i = 0; i < kUnit; ++i) {
+        const V next = add(sum[i], y_k.v[i], dy_k.v[i]);
+        sum[i] = masked ? select(V::load_mask(c.mask + k), next, sum[i]) : next;
+      }
     }
     // From element j on. The unused lanes of the last vector load as 0 and add nothing.
-    void rest(const Chunk& c, int64_t j) {
-      for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size)
-        for (int u = 0; u < kUnroll; ++u) vector(c, j + u * V::size, u);
+    [[gnu::always_inline]] void rest(const Chunk& c, int64_t j) {
+      for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size) units(c, j);
+      if (j == c.n) return;
+      Lanes all = *this;  // a copy: sums that are indexed would be in memory for the loops too
+      all.tail(c, j);
+      *this = all;
+    }
+    [[gnu::noinline]] void tail(const Chunk& c, int64_t j) {
       for (int u = 0; j < c.n; j += V::size, ++u) {
         const int n = c.n - j < V::size ? int(c.n - j) : V::size;
         const V y_j = kind == Kind::softmax ? V::load(static_cast<const Y*>(c.y) + j, n) : V(S(0));
@@ -127,6 +167,12 @@ struct BackwardMath {
     else return shift * exp(fma(y, scale, dy) - lse) * scale;
   }
 
+  static Unit gradient(const Unit& y, const Unit& dy, V shift, V scale) {
+    Unit d;
+    for (int i = 0; i < kUnit; ++i) d.v[i] = gradient(y.v[i], dy.v[i], shift, scale, V(S(0)));
+    return d;
+  }
+
   // For logsumexp the bias, in the accumulation type, takes the place of dy.
   using Second = std::conditional_t<kind == Kind::logsumexp, S, G>;
 
@@ -143,6 +189,10 @@ struct BackwardMath {
                          int64_t j = 0) {
     const V shift{S(f.shift)}, scale{S(f.scale)}, lse{S(f.lse)}, zero{S(0)};
     D* dx = static_cast<D*>(c.dx);
+    if constexpr (paired && has_second && kind != Kind::logsumexp)
+      for (; j + kUnit * V::size <= c.n; j += kUnit * V::size)
+        gradient(Unit::load(y + j), Unit::load(dy + j), shift, scale)
+            .template put<streaming>(dx + j);
     for (; j + V::size <= c.n; j += V::size) {
       V d = gradient(V::load(y + j), has_second ? V::load(dy + j) : zero, shift, scale, lse);
       if constexpr (masked) d = select(V::load_mask(c.mask + j), d, zero);
@@ -158,37 +208,6 @@ struct BackwardMath {
 
   static void apply(const Chunk& c, const Factors& f) { apply_as<false>(c, f); }
   static void stream(const Chunk& c, const Factors& f) { apply_as<true>(c, f); }
-
-  // The sum of one chunk while another is applied, in one loop: reading, arithmetic and writing
-  // overlap, where one after the other would wait for each. The bits are those of sum() and
-  // apply().
-  template <bool streaming>
-  static double sum_and_apply_as(const Chunk& next, const Chunk& c, const Factors& f) {
-    constexpr int64_t kStep = kUnroll * V::size;
-    const int64_t shared = (next.n < c.n ? next.n : c.n) / kStep * kStep;
-    const Y* y = static_cast<const Y*>(c.y);
-    const Second* dy = static_cast<const Second*>(c.dy);
-    D* dx = static_cast<D*>(c.dx);
-    const V shift{S(f.shift)}, scale{S(f.scale)}, zero{S(0)};
-    Lanes lanes;
-    for (int64_t j = 0; j < shared; j += kStep) {
-      for (int u = 0; u < kUnroll; ++u) {
-        const int64_t k = j + u * V::size;
-        lanes.vector(next, k, u);
-        V d = gradient(V::load(y + k), V::load(dy + k), shift, scale, zero);
-        if constexpr (masked) d = select(V::load_mask(c.mask + k), d, zero);
-        if constexpr (streaming) d.stream(dx + k);
-        else d.store(dx + k);
-      }
-    }
-    lanes.rest(next, shared);
-    apply_with<streaming, true>(c, f, y, dy, shared);
-    return double(hsum(lanes.total()));
-  }
-
-  static double sum_and_apply(const Chunk& next, const Chunk& c, const Factors& f, bool streaming) {
-    return streaming ? sum_and_apply_as<true>(next, c, f) : sum_and_apply_as<false>(next, c, f);
-  }
 
   static void reduce(const V* lanes, S* sums) {
     if constexpr (wide) {
@@ -210,9 +229,9 @@ struct BackwardMath {
     return total;
   }
 
-  static void row(const Chunk& c, Factors f) {
+  static void row(const Chunk& c, Factors f, bool streaming) {
     if constexpr (kind != Kind::logsumexp) f.shift += sum(c);
-    apply(c, f);
+    streaming ? stream(c, f) : apply(c, f);
   }
 
   // The same sums and results as row(), without its overhead. One row at a time: for as many as a
@@ -239,21 +258,22 @@ struct BackwardMath {
     const Y* y = static_cast<const Y*>(p.y);
     const G* dy = static_cast<const G*>(p.dy);
     D* dx = static_cast<D*>(p.dx);
-    const V scale{S(p.scale)}, zero{S(0)};
+    constexpr int kUnits = kVectors / kUnit, kElements = kUnit * V::size;
+    const V scale{S(p.scale)};
     for (int64_t r = 0; r < p.rows; ++r) {
-      V of_y[kVectors], of_dy[kVectors];
+      Unit of_y[kUnits], of_dy[kUnits];
       Lanes lanes;
-      for (int k = 0; k < kVectors; ++k) {
-        of_y[k] = V::load(y + k * V::size);
-        of_dy[k] = V::load(dy + k * V::size);
-        lanes.sums[k % kUnroll] = Lanes::add(lanes.sums[k % kUnroll], of_y[k], of_dy[k]);
+      for (int k = 0; k < kUnits; ++k) {
+        of_y[k] = Unit::load(y + k * kElements);
+        of_dy[k] = Unit::load(dy + k * kElements);
+        for (int i = 0; i < kUnit; ++i) {
+          V& sum = lanes.sums[(k * kUnit + i) % kUnroll];
+          sum = Lanes::add(sum, of_y[k].v[i], of_dy[k].v[i]);
+        }
       }
       const V shift(hsum(lanes.total()));
-      for (int k = 0; k < kVectors; ++k) {
-        const V d = gradient(of_y[k], of_dy[k], shift, scale, zero);
-        if constexpr (streaming) d.stream(dx + k * V::size);
-        else d.store(dx + k * V::size);
-      }
+      for (int k = 0; k < kUnits; ++k)
+        gradient(of_y[k], of_dy[k], shift, scale).template put<streaming>(dx + k * kElements);
       y += p.y_stride;
       dy += p.dy_stride;
       dx += p.dx_stride;
@@ -276,7 +296,6 @@ struct BackwardMath {
     BackwardKernels k;
     if constexpr (kind != Kind::logsumexp) {
       k.sum = sum;
-      k.sum_and_apply = sum_and_apply;
       if constexpr (!masked) {
         k.plain = plain;
         k.flat = FlatBackward<BackwardMath, Y, G, D>::run;
