@@ -118,32 +118,34 @@ struct BackwardMath {
       if constexpr (kind == Kind::softmax) return fma(y_j, dy_j, sum);
       else return sum + dy_j;
     }
-    // The whole units from element k of the chunk on, a vector to each sum.
-    [[gnu::always_inline]] void units(const Chunk& c, int64_t k) {
-      for (int u = 0; u < kUnroll; u += kUnit) unit(c, k + u * V::size, sums + u);
-    }
-    [[gnu::always_inline]] static void unit(const Chunk& c, int64_t k, V* sum) {
-      const Y* y = static_cast<const Y*>(c.y) + k;
-      const G* dy = static_cast<const G*>(c.dy) + k;
-      if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + c.ahead / int64_t(sizeof(Y)));
-      fastops::cpu::prefetch(dy + c.ahead / int64_t(sizeof(G)));
-      const Unit dy_k = Unit::load(dy);
-      Unit y_k = dy_k;
-      if constexpr (kind == Kind::softmax) y_k = Unit::load(y);
-      for (int i = 0; i < kUnit; ++i) {
-        const V next = add(sum[i], y_k.v[i], dy_k.v[i]);
-        sum[i] = masked ? select(V::load_mask(c.mask + k), next, sum[i]) : next;
-      }
-    }
-    // From element j on. The unused lanes of the last vector load as 0 and add nothing.
-    [[gnu::always_inline]] void rest(const Chunk& c, int64_t j) {
-      for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size) units(c, j);
+    // Those of a chunk. The unused lanes of its last vector load as 0 and add nothing.
+    template <bool fetching>
+    [[gnu::always_inline]] void add_chunk(const Chunk& c) {
+      int64_t j = 0;
+      for (; j + kUnroll * V::size <= c.n; j += kUnroll * V::size)
+        for (int u = 0; u < kUnroll; u += kUnit) unit<fetching>(c, j + u * V::size, sums + u);
       if (j == c.n) return;
-      Lanes all = *this;  // a copy: sums that are indexed would be in memory for the loops too
-      all.tail(c, j);
+      Lanes all = *this;  // a copy: sums that are indexed would be in memory for the loop too
+      all.add_rest(c, j);
       *this = all;
     }
-    [[gnu::noinline]] void tail(const Chunk& c, int64_t j) {
+
+   private:
+    // The unit from element j of the chunk on, a vector to each sum.
+    template <bool fetching>
+    [[gnu::always_inline]] static void unit(const Chunk& c, int64_t j, V* sum) {
+      const Y* y = static_cast<const Y*>(c.y) + j;
+      const G* dy = static_cast<const G*>(c.dy) + j;
+      if constexpr (fetching) fetch(y, dy, c.ahead);
+      const Unit dy_j = Unit::load(dy);
+      Unit y_j = dy_j;
+      if constexpr (kind == Kind::softmax) y_j = Unit::load(y);
+      for (int i = 0; i < kUnit; ++i) {
+        const V next = add(sum[i], y_j.v[i], dy_j.v[i]);
+        sum[i] = masked ? select(V::load_mask(c.mask + j), next, sum[i]) : next;
+      }
+    }
+    [[gnu::noinline]] void add_rest(const Chunk& c, int64_t j) {
       for (int u = 0; j < c.n; j += V::size, ++u) {
         const int n = c.n - j < V::size ? int(c.n - j) : V::size;
         const V y_j = kind == Kind::softmax ? V::load(static_cast<const Y*>(c.y) + j, n) : V(S(0));
@@ -153,13 +155,20 @@ struct BackwardMath {
     }
   };
 
-  [[gnu::always_inline]] static V lane_sums(const Chunk& c) {
-    Lanes lanes;
-    lanes.rest(c, 0);
-    return lanes.total();
+  // What sums, or the sums of the next row, will read.
+  static void fetch(const Y* y, const G* dy, int64_t ahead) {
+    if constexpr (kind == Kind::softmax) fastops::cpu::prefetch(y + ahead / int64_t(sizeof(Y)));
+    fastops::cpu::prefetch(dy + ahead / int64_t(sizeof(G)));
   }
 
-  static double sum(const Chunk& c) { return double(hsum(lane_sums(c))); }
+  template <bool fetching>
+  [[gnu::always_inline]] static double sum_as(const Chunk& c) {
+    Lanes lanes;
+    lanes.template add_chunk<fetching>(c);
+    return double(hsum(lanes.total()));
+  }
+
+  static double sum(const Chunk& c) { return sum_as<true>(c); }
 
   static V gradient(V y, V dy, V shift, V scale, V lse) {
     if constexpr (kind == Kind::softmax) return y * (dy - shift) * scale;
@@ -178,30 +187,32 @@ struct BackwardMath {
 
   template <bool streaming>
   static void apply_as(const Chunk& c, const Factors& f) {
-    const Y* y = static_cast<const Y*>(c.y);
     const void* second = kind == Kind::logsumexp ? c.bias : c.dy;
-    if (second) apply_with<streaming, true>(c, f, y, static_cast<const Second*>(second));
-    else if constexpr (kind == Kind::logsumexp) apply_with<streaming, false>(c, f, y, nullptr);
+    if (second) apply_with<streaming, false>(c, f, static_cast<const Second*>(second));
+    else if constexpr (kind == Kind::logsumexp) apply_with<streaming, false>(c, f, nullptr);
   }
 
-  template <bool streaming, bool has_second>
-  static void apply_with(const Chunk& c, const Factors& f, const Y* y, const Second* dy,
-                         int64_t j = 0) {
+  template <bool streaming, bool fetching>
+  static void apply_with(const Chunk& c, const Factors& f, const Second* dy) {
     const V shift{S(f.shift)}, scale{S(f.scale)}, lse{S(f.lse)}, zero{S(0)};
+    const Y* y = static_cast<const Y*>(c.y);
     D* dx = static_cast<D*>(c.dx);
-    if constexpr (paired && has_second && kind != Kind::logsumexp)
-      for (; j + kUnit * V::size <= c.n; j += kUnit * V::size)
+    int64_t j = 0;
+    if constexpr (kind != Kind::logsumexp && !masked)
+      for (; j + kUnit * V::size <= c.n; j += kUnit * V::size) {
+        if constexpr (fetching) fetch(y + j, dy + j, c.ahead);
         gradient(Unit::load(y + j), Unit::load(dy + j), shift, scale)
             .template put<streaming>(dx + j);
+      }
     for (; j + V::size <= c.n; j += V::size) {
-      V d = gradient(V::load(y + j), has_second ? V::load(dy + j) : zero, shift, scale, lse);
+      V d = gradient(V::load(y + j), dy ? V::load(dy + j) : zero, shift, scale, lse);
       if constexpr (masked) d = select(V::load_mask(c.mask + j), d, zero);
       if constexpr (streaming) d.stream(dx + j);
       else d.store(dx + j);
     }
     if (j == c.n) return;
     const int n = int(c.n - j);
-    V d = gradient(V::load(y + j, n), has_second ? V::load(dy + j, n) : zero, shift, scale, lse);
+    V d = gradient(V::load(y + j, n), dy ? V::load(dy + j, n) : zero, shift, scale, lse);
     if constexpr (masked) d = select(V::load_mask(c.mask + j, n), d, zero);
     d.store(dx + j, n);
   }
@@ -218,13 +229,15 @@ struct BackwardMath {
   }
 
   // The sum of a plain row, by chunks as that of a long one.
+  template <bool fetching>
   [[gnu::always_inline]] static double row_sum(const Chunk& row) {
-    if (row.n <= kChunk) return double(hsum(lane_sums(row)));
+    if (row.n <= kChunk) return sum_as<fetching>(row);
     double total = 0;
     for (int64_t j = 0; j < row.n; j += kChunk) {
       const int64_t left = row.n - j;
-      total += sum({static_cast<const Y*>(row.y) + j, static_cast<const G*>(row.dy) + j, nullptr,
-                    nullptr, nullptr, left < kChunk ? left : kChunk, row.ahead});
+      total +=
+          sum_as<fetching>({static_cast<const Y*>(row.y) + j, static_cast<const G*>(row.dy) + j,
+                            nullptr, nullptr, nullptr, left < kChunk ? left : kChunk, row.ahead});
     }
     return total;
   }
@@ -236,19 +249,17 @@ struct BackwardMath {
 
   // The same sums and results as row(), without its overhead. One row at a time: for as many as a
   // vector has lanes, whose sums one transposition reduced, 64 MB of rows of 64 to 1024 elements
-  // took a seventh to a third longer.
-  template <bool streaming>
+  // took a seventh to a third longer. in_l1: of short rows the next is asked for while one is
+  // written, not while it is read itself, a tenth sooner for 1024 elements.
+  template <bool streaming, bool in_l1>
   static void plain_as(const PlainRows& p) {
-    const Y* y = static_cast<const Y*>(p.y);
-    const G* dy = static_cast<const G*>(p.dy);
-    D* dx = static_cast<D*>(p.dx);
+    Chunk row{p.y, p.dy, p.dx, nullptr, nullptr, p.n, p.ahead};
     for (int64_t r = 0; r < p.rows; ++r) {
-      const double shift = row_sum({y, dy, nullptr, nullptr, nullptr, p.n, p.ahead});
-      apply_with<streaming, true>({nullptr, nullptr, dx, nullptr, nullptr, p.n, 0},
-                                  {shift, p.scale, 0.0}, y, reinterpret_cast<const Second*>(dy));
-      y += p.y_stride;
-      dy += p.dy_stride;
-      dx += p.dx_stride;
+      const Factors factors{row_sum<!in_l1>(row), p.scale, 0.0};
+      apply_with<streaming, in_l1>(row, factors, static_cast<const Second*>(row.dy));
+      row.y = static_cast<const Y*>(row.y) + p.y_stride;
+      row.dy = static_cast<const G*>(row.dy) + p.dy_stride;
+      row.dx = static_cast<D*>(row.dx) + p.dx_stride;
     }
   }
 
@@ -285,7 +296,8 @@ struct BackwardMath {
     if (p.n == 4 * V::size) return held_as<streaming, 4>(p);
     if constexpr (sizeof(V) == 64)  // with 32 registers
       if (p.n == 8 * V::size) return held_as<streaming, 8>(p);
-    plain_as<streaming>(p);
+    const bool in_l1 = in_l1_backward(p.n, sizeof(Y) + sizeof(G));
+    in_l1 ? plain_as<streaming, true>(p) : plain_as<streaming, false>(p);
   }
 
   static void plain(const PlainRows& p, bool streaming) {

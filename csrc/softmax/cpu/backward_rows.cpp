@@ -22,9 +22,6 @@ namespace {
 constexpr int64_t kPiece = 64 * kChunk;  // elements per thread when a row is split
 constexpr int64_t kLine = 64;
 
-// Bytes that inputs are fetched ahead of sums: of rows whose inputs stay in L1, and of others.
-constexpr int64_t kShortAhead = 1024, kAhead = 3072, kInL1 = 8192;
-
 // One row: where its elements are, how many take part, and its coefficients.
 struct Row {
   const char* y;
@@ -68,8 +65,7 @@ class BackwardRows {
     plain_ = alike && short_backward_row(n_, y_size_ + dy_size_) && (few || lines_ || !stream_);
     short_ = !staged_ && n_ <= kChunk && (few || lines_ || !stream_) &&
              (!p.mask || mask_stride_ == 1) && !p.bias;
-    const bool in_l1 = n_ * (y_size_ + dy_size_) <= kInL1;
-    ahead_ = n_ >= 2 * kPiece ? 0 : ((plain_ && in_l1) || few) && !flat_ ? kShortAhead : kAhead;
+    ahead_ = ahead(few);
   }
 
   void run() {
@@ -95,6 +91,15 @@ class BackwardRows {
   }
 
  private:
+  // Bytes between a prefetch of inputs and their use: for the next of plain rows in L1 while one is
+  // written, for none of long rows, which are read in two places.
+  int64_t ahead(bool few) const {
+    if (n_ >= 2 * kPiece) return 0;
+    if (flat_) return 3072;
+    if (plain_ && in_l1_backward(n_, y_size_ + dy_size_)) return n_ * y_size_ < 2048 ? 1024 : 4096;
+    return few ? 1024 : 3072;
+  }
+
   // A thread's contiguous copies of what is not laid out as the kernels read it.
   struct Scratch {
     static constexpr int64_t kSize = kChunk + kLine;

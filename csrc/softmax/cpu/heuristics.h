@@ -37,6 +37,9 @@ constexpr bool flat_backward_row(int64_t n, int64_t vector, DType dtype) {
 inline constexpr int64_t kShortRow = 256;
 inline constexpr int64_t kShortRowBytes = int64_t{256} << 10;
 constexpr bool short_backward_row(int64_t n, int64_t bytes) { return n * bytes <= kShortRowBytes; }
+// Those whose inputs stay in L1.
+inline constexpr int64_t kL1RowBytes = 8192;
+constexpr bool in_l1_backward(int64_t n, int64_t bytes) { return n * bytes <= kL1RowBytes; }
 
 // Other rows of up to so many bytes are taken as many at a time as a vector has lanes: ahead by a
 // half at 64 fp32 elements, 4 % at 160. Of 256, where a group no longer fits in L1, they are ahead
