@@ -258,3 +258,20 @@ def test_columns_larger_than_the_cache(shape, dtype, device):
     total = out.sum(1, dtype=torch.float64)
     torch.testing.assert_close(total, ones, rtol=8 * torch.finfo(dtype).eps, atol=0)
     assert same_bits(out, op("softmax").out(x, [1], out=x))
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("rows, n", [(7, 4096), (6, 5000), (3, 32768), (1, 32768), (5, 200_003)])
+def test_backward_rows_read_in_two_places(dtype, rows, n, device):
+    """Each row's gradient is what it is alone, wherever a thread reads it beside another."""
+    dy = randn(rows, n, dtype=dtype, device=device)
+    for kind in KINDS:
+        out = op(kind)(randn(rows, n, dtype=dtype, device=device), [-1])
+        dx = op(f"{kind}_backward")(dy, out, [-1])
+        alone = [op(f"{kind}_backward")(dy[i : i + 1], out[i : i + 1], [-1]) for i in range(rows)]
+        eps = 16 * torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            dx, torch.cat(alone), rtol=eps, atol=eps * dx.abs().amax().item()
+        )
+        assert dx.isfinite().all() and dx.count_nonzero() > dx.numel() // 4
