@@ -275,3 +275,26 @@ def test_backward_rows_read_in_two_places(dtype, rows, n, device):
             dx, torch.cat(alone), rtol=eps, atol=eps * dx.abs().amax().item()
         )
         assert dx.isfinite().all() and dx.count_nonzero() > dx.numel() // 4
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("gaps", [(3, 0), (64, 3)])
+def test_masked_rows_streamed_between_gaps(dtype, gaps, device):
+    """Rows of whole lines of which one dim or the other does not begin on one."""
+    n, outer = 1024, 4
+    inner = (9 << 20) // (outer * n * dtype.itemsize)
+    row = n + gaps[1]
+    step = -(-inner * row // 64) * 64 + gaps[0]
+    dx = torch.empty(outer * step, dtype=dtype, device=device)
+    dx = dx.as_strided((outer, inner, n), (step, row, 1))
+    y, dy = (randn(outer, inner, n, dtype=dtype, device=device) for _ in range(2))
+    mask = torch.arange(n, device=device) % 3 > 0
+    for kind in KINDS:
+        backward = op(f"{kind}_backward")
+        backward.out(dy, y, [-1], mask=mask, out=dx)
+        for rows in (slice(0, 3), slice(-3, None)):
+            few = backward(dy[:, rows].clone(), y[:, rows].clone(), [-1], mask=mask)
+            eps = 16 * torch.finfo(dtype).eps
+            close = {"rtol": eps, "atol": eps * few.abs().amax().item()}
+            torch.testing.assert_close(dx[:, rows], few, **close)

@@ -285,7 +285,7 @@ struct BackwardMath {
     return sum(row);
   }
 
-  // The same, kept in registers from the sum on: 16 bits are widened once.
+  // Rows kept in registers from the sum on: 16 bits are widened once.
   template <bool streaming, int kVectors>
   static void held_as(const PlainRows& p) {
     const Y* y = static_cast<const Y*>(p.y);

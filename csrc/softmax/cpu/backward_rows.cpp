@@ -58,8 +58,8 @@ class BackwardRows {
             rows_follow(p.shape, p.dy) && rows_follow(p.shape, p.dx) &&
             (!stream_ || reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0);
     const auto whole_lines = [&](int64_t elements) { return elements * dx_size_ % kLine == 0; };
-    lines_ = reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0 && whole_lines(n_) &&
-             (p.shape.row_dims == 0 || whole_lines(p.dx.row_stride[0]));
+    lines_ = reinterpret_cast<uintptr_t>(p.dx.data) % kLine == 0 && whole_lines(n_);
+    for (int d = 0; d < p.shape.row_dims; ++d) lines_ = lines_ && whole_lines(p.dx.row_stride[d]);
     // Others of more than kShortRow leave past the caches chunk by chunk.
     const bool few = n_ <= kShortRow;
     plain_ = alike && short_backward_row(n_, y_size_ + dy_size_) && (few || lines_ || !stream_);
