@@ -33,7 +33,7 @@ struct Factors {
   double lse;
 };
 
-// Rows of plain elements at fixed distances, short enough that one stays in L1.
+// Rows of plain elements at fixed distances, short enough that two stay in L2.
 struct PlainRows {
   const void* y;
   const void* dy;
@@ -105,7 +105,7 @@ struct BackwardMath {
                                      fastops::cpu::Natural<T>>;
   };
 
-  // Sums of up to a chunk, by lane; what follows continues at a multiple of the unrolled step.
+  // Sums of up to a chunk, by lane.
   struct Lanes {
     V sums[kUnroll];
 
@@ -188,8 +188,7 @@ struct BackwardMath {
   template <bool streaming>
   static void apply_as(const Chunk& c, const Factors& f) {
     const void* second = kind == Kind::logsumexp ? c.bias : c.dy;
-    if (second) apply_with<streaming, false>(c, f, static_cast<const Second*>(second));
-    else if constexpr (kind == Kind::logsumexp) apply_with<streaming, false>(c, f, nullptr);
+    apply_with<streaming, false>(c, f, static_cast<const Second*>(second));
   }
 
   template <bool streaming, bool fetching>
@@ -197,6 +196,10 @@ struct BackwardMath {
     const V shift{S(f.shift)}, scale{S(f.scale)}, lse{S(f.lse)}, zero{S(0)};
     const Y* y = static_cast<const Y*>(c.y);
     D* dx = static_cast<D*>(c.dx);
+    // A bias may be missing.
+    const auto second = [&](int64_t j, auto... n) {
+      return kind == Kind::logsumexp && !dy ? zero : V::load(dy + j, n...);
+    };
     int64_t j = 0;
     if constexpr (kind != Kind::logsumexp && !masked)
       for (; j + kUnit * V::size <= c.n; j += kUnit * V::size) {
@@ -205,14 +208,14 @@ struct BackwardMath {
             .template put<streaming>(dx + j);
       }
     for (; j + V::size <= c.n; j += V::size) {
-      V d = gradient(V::load(y + j), dy ? V::load(dy + j) : zero, shift, scale, lse);
+      V d = gradient(V::load(y + j), second(j), shift, scale, lse);
       if constexpr (masked) d = select(V::load_mask(c.mask + j), d, zero);
       if constexpr (streaming) d.stream(dx + j);
       else d.store(dx + j);
     }
     if (j == c.n) return;
     const int n = int(c.n - j);
-    V d = gradient(V::load(y + j, n), dy ? V::load(dy + j, n) : zero, shift, scale, lse);
+    V d = gradient(V::load(y + j, n), second(j, n), shift, scale, lse);
     if constexpr (masked) d = select(V::load_mask(c.mask + j, n), d, zero);
     d.store(dx + j, n);
   }
