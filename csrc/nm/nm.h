@@ -116,7 +116,7 @@ enum class Kind : int8_t {
   sparse_tiles = 5,       // CUDA: fragments and metadata of mma.sp, where the pattern satisfies 2:4
   amx_tiles = 6,          // CPU: bit masks, to be expanded into tiles of the matrix extensions
   pairs = 7,              // CPU: lanes are outputs, two kept bf16 each; any number of rows
-  pair_panels = 8,        // CPU: lanes are rows, the two kept bf16 of a group of 2:4 each
+  pair_panels = 8,        // CPU: lanes are rows, two bf16 each; many rows
 };
 
 enum class Activation : int8_t { none, relu, gelu, silu };

@@ -15,7 +15,7 @@ using nm::Pattern;
 using nm::cpu::Bf16;
 using nm::cpu::plan;
 
-constexpr Pattern kTwoOfFour{2, 4}, kOneOfFour{1, 4}, kThreeOfFour{3, 4};
+constexpr Pattern kTwoOfFour{2, 4}, kOneOfFour{1, 4}, kThreeOfFour{3, 4}, kFiveOfEight{5, 8};
 constexpr Bf16 kNone{}, kSlowPairs{true, false, false}, kFastPairs{true, true, false},
     kAmx{true, false, true};
 
@@ -38,7 +38,9 @@ FASTOPS_TEST(nm_plan_with_fast_pairs) {
   CHECK(plan(kTwoOfFour, 63, false, kFastPairs) == Kind::pairs);
   CHECK(plan(kTwoOfFour, 64, false, kFastPairs) == Kind::pair_panels);
   CHECK(plan(kOneOfFour, 1000, false, kFastPairs) == Kind::pairs);
-  CHECK(plan(kThreeOfFour, 1000, false, kFastPairs) == Kind::pairs);
+  CHECK(plan(kFiveOfEight, 1000, false, kFastPairs) == Kind::pairs);
+  CHECK(plan(kThreeOfFour, 63, false, kFastPairs) == Kind::pairs);
+  CHECK(plan(kThreeOfFour, 64, false, kFastPairs) == Kind::pair_panels);
   CHECK(plan(kTwoOfFour, 64, true, kFastPairs) == Kind::panels_transposed);
 }
 

@@ -14,8 +14,13 @@ inline constexpr int64_t kStreamRows = 8;
 // is waited for. Intel's: one for four multiply-adds; AMD's: as many.
 inline constexpr int64_t kSlowPairRows = 2;
 
-// From here on packing every pair of activations costs less than looking them up.
+// From here on packing pairs of activations costs less than looking them up.
 inline constexpr int64_t kPairPanelRows = 64;
+
+// Whether pairs are to be packed: the two kept of four, or nearly all.
+constexpr bool packs_pairs(Pattern pattern) {
+  return (pattern.n == 2 && pattern.m == 4) || pattern.n * 3 >= pattern.m * 2;
+}
 
 // What the CPU can do with bf16, and whether it does it well.
 struct Bf16 {
@@ -26,8 +31,7 @@ constexpr Kind plan(Pattern pattern, int64_t rows, bool transposed, Bf16 bf16) {
   if (transposed) return Kind::panels_transposed;
   const bool few = rows <= kStreamRows;
   if (bf16.amx && !few) return Kind::amx_tiles;
-  const bool two_of_four = pattern.n == 2 && pattern.m == 4;
-  if (bf16.fast_pairs && two_of_four && rows >= kPairPanelRows) return Kind::pair_panels;
+  if (bf16.fast_pairs && packs_pairs(pattern) && rows >= kPairPanelRows) return Kind::pair_panels;
   if (bf16.pairs && (rows <= kSlowPairRows || bf16.fast_pairs)) return Kind::pairs;
   return few ? Kind::stream : Kind::panels;
 }

@@ -35,6 +35,9 @@ struct Kernels {
 // How many bytes ahead a stream of weights is fetched.
 int64_t stream_ahead();
 
+// Whether the CPU loads one whole vector a cycle, as AMD's Zen 4, or two.
+bool one_load_a_cycle();
+
 // Those of fastops::cpu::active_isa().
 const Kernels& kernels();
 

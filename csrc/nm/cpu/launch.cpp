@@ -48,6 +48,11 @@ int64_t stream_ahead() {
   return bytes;
 }
 
+bool one_load_a_cycle() {
+  static const bool one = is_amd();
+  return one;
+}
+
 Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed) {
   static const Bf16 bf16 = bf16_abilities();
   return plan(weight.pattern, rows, transposed, dtype == DType::bf16 ? bf16 : Bf16{});

@@ -1,6 +1,7 @@
 // Builds the packings, once per weight: structures from the stored indices, weights by gathering.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -88,15 +89,25 @@ int take(Inputs& inputs) {
 class Tile {
  public:
   Tile(const PackParams& p, const PanelLayout& layout)
-      : p_(p), layout_(layout), source_(size_t(kPanelOutputs * layout.tile_inputs)) {}
+      : p_(p),
+        layout_(layout),
+        source_(size_t(kPanelOutputs * layout.tile_inputs * layout.together())) {}
 
   void read(int64_t output_tile, int64_t input_tile) {
     std::fill(inputs_, inputs_ + kPanelOutputs, Inputs{0});
     const int64_t output = output_tile * kPanelOutputs, input = input_tile * layout_.tile_inputs;
     const int64_t outputs = layout_.outputs_of(output_tile);
     const int64_t inputs = layout_.inputs_of(input_tile);
-    if (p_.kind == Kind::pair_panels) {
-      read_pairs(output, outputs, input / kPairsOfFour, inputs / kPairsOfFour);
+    if (layout_.pairing == Pairing::six) {
+      read_sixes(output, outputs, input / kPairsOfFour, inputs / kPairsOfFour);
+    } else if (layout_.pairing == Pairing::neighbours) {
+      std::fill(source_.begin(), source_.end(), -1);
+      const int64_t first = 2 * input, features = std::min(2 * inputs, p_.weight.in - first);
+      read_rows(output, outputs, first, features, [&](int64_t row, int64_t col, int32_t from) {
+        const int o = int(row - output), i = int(col - first);
+        inputs_[o] |= Inputs{1} << i / 2;
+        sources(o, i / 2)[i % 2] = from;
+      });
     } else if (p_.kind == Kind::panels_transposed) {
       read_rows(input, inputs, output, outputs, [&](int64_t row, int64_t col, int32_t source) {
         add(int(col - output), int(row - input), source);
@@ -109,18 +120,23 @@ class Tile {
   }
 
   Inputs inputs(int output) const { return inputs_[output]; }
-  int32_t source(int output, int input) const {
-    return source_[size_t(output * layout_.tile_inputs + input)];
+  // Where the elements of a weight are.
+  const int32_t* sources(int output, int input) const {
+    return &source_[size_t((output * layout_.tile_inputs + input) * layout_.together())];
   }
 
  private:
-  void add(int output, int input, int32_t source) {
-    inputs_[output] |= Inputs{1} << input;
-    source_[size_t(output * layout_.tile_inputs + input)] = source;
+  int32_t* sources(int output, int input) {
+    return const_cast<int32_t*>(std::as_const(*this).sources(output, input));
   }
 
-  // Which pair of its group is kept in each of `groups` groups from `group` on; its first source.
-  void read_pairs(int64_t row, int64_t rows, int64_t group, int64_t groups) {
+  void add(int output, int input, int32_t source) {
+    inputs_[output] |= Inputs{1} << input;
+    for (int i = 0; i < layout_.together(); ++i) sources(output, input)[i] = source + i;
+  }
+
+  // Which pair of its group is kept in each of `groups` groups from `group` on.
+  void read_sixes(int64_t row, int64_t rows, int64_t group, int64_t groups) {
     const int m = p_.weight.pattern.m, bits = index_bits(m);
     for (int64_t r = 0; r < rows; ++r) {
       const uint8_t* indices = p_.indices + (row + r) * p_.weight.index_row_bytes();
@@ -198,7 +214,7 @@ void emit(const Tile& tile, const std::vector<Pair>& pairs, PairHead* head, uint
     *head++ = {uint16_t(pair.first), uint16_t(pair.second),    uint16_t(count(pair.shared)),
                uint16_t(apart),      uint16_t(rest_a - apart), uint16_t(rest_b - apart)};
     const auto put = [&](int output, int input) {
-      for (int i = 0; i < together; ++i) *source++ = tile.source(output, input) + i;
+      source = std::copy_n(tile.sources(output, input), together, source);
     };
     const auto one = [&](int output, Inputs& inputs) {
       const int input = take(inputs);
@@ -222,7 +238,7 @@ void emit(const Tile& tile, const std::vector<Pair>& pairs, PairHead* head, uint
 
 void pack_panels(const PackParams& p) {
   const PanelStructure out(p.weight, p.kind, p.structure);
-  const int together = p.kind == Kind::pair_panels ? 2 : 1;  // elements of a weight
+  const int together = out.together();
   int64_t* start = out.start();
   parallel_for(0, out.tiles(), 1, [&](int64_t begin, int64_t end) {
     Tile tile(p, out);
@@ -235,8 +251,7 @@ void pack_panels(const PackParams& p) {
   start[0] = 0;
   for (int64_t t = 0; t < out.tiles(); ++t) start[t + 1] += start[t];
   // Indices that repeat within a group are refused before; here they only must do no harm.
-  for (int64_t i = start[out.tiles()] * together; i < p.weight.out * p.weight.kept(); ++i)
-    p.source[i] = -1;
+  for (int64_t i = start[out.tiles()] * together; i < out.weights(p.weight); ++i) p.source[i] = -1;
   parallel_for(0, out.tiles(), 1, [&](int64_t begin, int64_t end) {
     Tile tile(p, out);
     for (int64_t t = begin; t < end; ++t) {
@@ -302,17 +317,15 @@ PackSizes pack_sizes(PackParams& p) {
       const StreamLayout layout(p.weight, kernels().lanes);
       return {layout.structure_bytes(), layout.weights()};
     }
+    case Kind::pair_panels:
+      if (!kernels().pair_matmul) break;
+      [[fallthrough]];
     case Kind::panels:
     case Kind::panels_transposed: {
       const PanelLayout layout(p.weight, p.kind);
-      const int64_t kept = p.weight.out * p.weight.kept();
-      return {layout.offsets_at() + 2 * kept, kept};
-    }
-    case Kind::pair_panels: {
-      if (!kernels().pair_matmul || p.weight.pattern.n != 2 || p.weight.pattern.m != 4) break;
-      const PanelLayout layout(p.weight, p.kind);
-      const int64_t kept = p.weight.out * p.weight.kept();
-      return {layout.offsets_at() + kept, kept};
+      const int64_t weights = layout.weights(p.weight);
+      return {layout.offsets_at() + weights / layout.together() * int64_t(sizeof(uint16_t)),
+              weights};
     }
     case Kind::pairs: {
       const PairLayout layout(p.weight);

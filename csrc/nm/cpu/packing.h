@@ -44,10 +44,14 @@ struct StreamLayout {
 //            inputs apart, then the rest of either.
 // The offsets of a pair are fewer than its weights, so one start serves both.
 //
-// pair_panels: the same for bf16 2:4, where an input is one of the kPairsOfFour pairs that a group
-// of four has, in lexicographic order, and a weight is the two kept of a group.
+// pair_panels: the same for bf16, where an input is a pair of features and a weight two elements.
+// 2:4: the kPairsOfFour pairs that a group of four has, in lexicographic order, and the two kept of
+// a group. Other patterns: neighbours, an even feature and the next, of which an output keeps those
+// where it keeps either; the other element is a zero.
 inline constexpr int kPanelOutputs = 256, kPanelInputs = 64, kWideInputs = 128;
-inline constexpr int kPairsOfFour = 6, kPairInputs = 16 * kPairsOfFour;
+inline constexpr int kPairsOfFour = 6, kSixPairInputs = 16 * kPairsOfFour;
+
+enum class Pairing { none, six, neighbours };
 
 struct PairHead {
   uint16_t first, second;  // outputs of the tile; second == kPanelOutputs: none
@@ -55,21 +59,32 @@ struct PairHead {
 };
 
 struct PanelLayout {
+  Pairing pairing;
   bool wide;
   int64_t outputs, inputs, tile_inputs, output_tiles, input_tiles, pairs;
 
   PanelLayout(const Weight& w, Kind kind)
-      : wide(w.pattern.n * 8 <= w.pattern.m),
+      : pairing(kind != Kind::pair_panels              ? Pairing::none
+                : w.pattern.n == 2 && w.pattern.m == 4 ? Pairing::six
+                                                       : Pairing::neighbours),
+        wide(pairing == Pairing::none && w.pattern.n * 8 <= w.pattern.m),
         outputs(kind == Kind::panels_transposed ? w.in : w.out),
-        inputs(kind == Kind::panels_transposed ? w.out
-               : kind == Kind::pair_panels     ? w.in / 4 * kPairsOfFour
-                                               : w.in),
-        tile_inputs(kind == Kind::pair_panels ? kPairInputs
-                    : wide                    ? kWideInputs
-                                              : kPanelInputs),
+        inputs(kind == Kind::panels_transposed  ? w.out
+               : pairing == Pairing::six        ? w.in / 4 * kPairsOfFour
+               : pairing == Pairing::neighbours ? ceil_div(w.in, 2)
+                                                : w.in),
+        tile_inputs(pairing == Pairing::six ? kSixPairInputs
+                    : wide                  ? kWideInputs
+                                            : kPanelInputs),
         output_tiles(ceil_div(outputs, kPanelOutputs)),
         input_tiles(ceil_div(inputs, tile_inputs)),
         pairs(kPanelOutputs / 2) {}
+  // Elements of a weight, and of all weights at most.
+  int together() const { return pairing == Pairing::none ? 1 : 2; }
+  int64_t weights(const Weight& w) const {
+    if (pairing != Pairing::neighbours) return w.out * w.kept();
+    return w.out * 2 * (w.kept() < inputs ? w.kept() : inputs);
+  }
   int64_t tiles() const { return output_tiles * input_tiles; }
   int64_t tile(int64_t output_tile, int64_t input_tile) const {
     return output_tile * input_tiles + input_tile;

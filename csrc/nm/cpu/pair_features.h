@@ -1,4 +1,4 @@
-// bf16 activations as every pair that two kept of a group of four can meet.
+// bf16 activations as pairs.
 #pragma once
 
 #include "cpu/transpose.h"
@@ -9,9 +9,10 @@
 namespace fastops::nm::cpu {
 namespace {
 
-// At most VecF32::size rows as [group][kPairsOfFour][pitch], a float being two bf16; zeros in lanes
-// from `rows` on.
-inline void pack_pair_block(const Rows& x, int64_t row, int64_t rows, int64_t pitch, float* to) {
+// At most VecF32::size rows as [pair][pitch], a float being two bf16: every pair that two kept of a
+// group of four can meet, or neighbours. Zeros in lanes from `rows` on and after an odd feature.
+inline void pack_pair_block(const Rows& x, int64_t row, int64_t rows, int64_t pitch,
+                            Pairing pairing, float* to) {
   constexpr int kLanes = VecF32::size, kInputs = 2 * kLanes;
   constexpr int64_t kAhead = 128;  // as many streams as rows are too many for hardware
   const int64_t stride = x.feature_stride;
@@ -34,6 +35,10 @@ inline void pack_pair_block(const Rows& x, int64_t row, int64_t rows, int64_t pi
       }
     }
     fastops::cpu::transpose(square);
+    if (pairing == Pairing::neighbours) {
+      for (int i = 0; i < (n + 1) / 2; ++i, to += pitch) square[i].store(to);
+      continue;
+    }
     for (int g = 0; g < n / 4; ++g, to += kPairsOfFour * pitch) {
       constexpr __mmask32 kSecond = 0xAAAAAAAA;
       const auto a = (__m512i)square[2 * g].v, b = (__m512i)square[2 * g + 1].v;  // 0 1, 2 3

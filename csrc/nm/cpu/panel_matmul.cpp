@@ -6,9 +6,12 @@
 // packed features of the panel in L1 over all outputs of the tile; where few are kept, 128 of half
 // as many rows, lest the sums' way to L2 and back take as long as what is added to them.
 //
-// bf16 2:4 where the CPU multiplies pairs well (pair_panels): the same, with a pair of activations
-// in place of one and vdpbf16ps in place of a multiply-add. Of a group of four all six pairs are
-// packed, so that none need be looked up.
+// bf16 where the CPU multiplies pairs well (pair_panels): the same, with a pair of activations in
+// place of one and vdpbf16ps in place of a multiply-add. For 2:4 all six pairs of a group of four
+// are packed, so that none need be looked up; for patterns that keep most, pairs of neighbours,
+// where a product with a zero costs less than avoiding it.
+#include <utility>
+
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "nm/cpu/epilogue.h"
@@ -30,7 +33,7 @@ constexpr int kMaxVectors = 4;
 #endif
 constexpr int kWideVectors = 4;                                    // where a tile has more inputs
 constexpr int kPitch = kMaxVectors * kLanes * int(sizeof(float));  // of a packed feature
-static_assert(kPitch * kWideInputs <= 1 << 16 && kPairInputs <= kWideInputs);
+static_assert(kPitch * kWideInputs <= 1 << 16 && kSixPairInputs <= kWideInputs);
 constexpr int kTileWeights = kPanelOutputs * kPanelInputs;  // wide tiles keep less
 
 // Makes the compiler keep v in a register: it would rather load a value once for each use of it.
@@ -78,8 +81,29 @@ VecF32 multiply_add(VecF32 w, VecF32 x, VecF32 sum) {
   return fma(w, x, sum);
 }
 
+// Calls f(weight 2 i, weight 2 i + 1), each in all lanes, for i < count; returns what follows them.
+// With kLoadFour four leave one register in turn: where a core loads one vector a cycle, a load
+// for each would take a fifth of them.
+template <bool kLoadFour, typename F>
+const float* by_twos(const float* weight, int count, F f) {
+#ifdef FASTOPS_AVX512
+  if constexpr (kLoadFour) {
+    const __m512i place[] = {_mm512_set1_epi32(0), _mm512_set1_epi32(1), _mm512_set1_epi32(2),
+                             _mm512_set1_epi32(3)};
+    for (; count >= 2; count -= 2, weight += 4) {
+      const __m512 four = _mm512_castps128_ps512(_mm_loadu_ps(weight));
+      const auto at = [&](int i) { return VecF32(_mm512_permutexvar_ps(place[i], four)); };
+      f(at(0), at(1));
+      f(at(2), at(3));
+    }
+  }
+#endif
+  for (; count > 0; --count, weight += 2) f(VecF32(weight[0]), VecF32(weight[1]));
+  return weight;
+}
+
 // Sums of every pair of a tile over one panel. sums: [kPanelOutputs + 1][width].
-template <int kVectors, int kInputs, bool kPairs = false>
+template <int kVectors, int kInputs, bool kPairs = false, bool kLoadFour = false>
 void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const float* weight,
               const float* x, const float* next_x, float* sums, bool first_tile,
               const Destination& to) {
@@ -96,25 +120,26 @@ void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const
     VecF32 a[kVectors], b[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) a[v] = b[v] = VecF32(0.f);
-    for (int i = 0; i < head->shared; ++i, weight += 2) {
+    const auto shared = [&](VecF32 wa, VecF32 wb) {
       const float* from = at<kVectors>(x, *offset++);
-      const VecF32 wa(weight[0]), wb(weight[1]);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         const VecF32 value = in_register(VecF32::load(from + v * kLanes));
         a[v] = multiply_add<kPairs>(wa, value, a[v]);
         b[v] = multiply_add<kPairs>(wb, value, b[v]);
       }
-    }
-    for (int i = 0; i < head->apart; ++i, weight += 2, offset += 2) {
+    };
+    const auto apart = [&](VecF32 wa, VecF32 wb) {
       const float *from_a = at<kVectors>(x, offset[0]), *from_b = at<kVectors>(x, offset[1]);
-      const VecF32 wa(weight[0]), wb(weight[1]);
+      offset += 2;
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         a[v] = multiply_add<kPairs>(wa, VecF32::load(from_a + v * kLanes), a[v]);
         b[v] = multiply_add<kPairs>(wb, VecF32::load(from_b + v * kLanes), b[v]);
       }
-    }
+    };
+    weight = by_twos<kLoadFour>(weight, head->shared, shared);
+    weight = by_twos<kLoadFour>(weight, head->apart, apart);
     for (int i = 0; i < head->first_rest; ++i) {
       const float* from = at<kVectors>(x, *offset++);
       const VecF32 w(*weight++);
@@ -143,29 +168,34 @@ void add_tile(const PairHead* head, int64_t pairs, const uint16_t* offset, const
 }
 
 using AddTile = decltype(&add_tile<1, kPanelInputs>);
-constexpr AddTile kAddTile[] = {
-    add_tile<1, kPanelInputs>, add_tile<2, kPanelInputs>,
-    add_tile<3, kPanelInputs>, add_tile<4, kPanelInputs>,
-#ifdef FASTOPS_AVX512
-    add_tile<5, kPanelInputs>, add_tile<6, kPanelInputs>,
-    add_tile<7, kPanelInputs>, add_tile<8, kPanelInputs>,
-#endif
-};
-constexpr AddTile kAddWideTile[] = {
-    add_tile<1, kWideInputs>,
-    add_tile<2, kWideInputs>,
-    add_tile<3, kWideInputs>,
-    add_tile<4, kWideInputs>,
-};
 
-#ifdef FASTOPS_AVX512
-constexpr AddTile kAddPairTile[] = {
-    add_tile<1, kPairInputs, true>,
-    add_tile<2, kPairInputs, true>,
-    add_tile<3, kPairInputs, true>,
-    add_tile<4, kPairInputs, true>,
+// add_tile of 1, 2, ... vectors.
+template <int kMost>
+struct AddTiles {
+  AddTile of[kMost];
 };
+template <int kInputs, bool kPairs, bool kLoadFour, int... kBefore>
+constexpr AddTiles<sizeof...(kBefore)> add_tiles(std::integer_sequence<int, kBefore...>) {
+  return {{add_tile<kBefore + 1, kInputs, kPairs, kLoadFour>...}};
+}
+using Most = std::make_integer_sequence<int, kMaxVectors>;
+using Wide = std::make_integer_sequence<int, kWideVectors>;
+constexpr auto kAddTile = add_tiles<kPanelInputs, false, false>(Most{});
+constexpr auto kAddWideTile = add_tiles<kWideInputs, false, false>(Wide{});
+#ifdef FASTOPS_AVX512
+constexpr auto kAddWideTileByFours = add_tiles<kWideInputs, false, true>(Wide{});
+constexpr auto kAddPairTile = add_tiles<kPanelInputs, true, true>(Most{});
+constexpr auto kAddSixPairTile = add_tiles<kSixPairInputs, true, true>(Wide{});
 #endif
+
+const AddTile* choose_add_tile(const PanelLayout& layout) {
+#ifdef FASTOPS_AVX512
+  if (layout.pairing == Pairing::six) return kAddSixPairTile.of;
+  if (layout.pairing == Pairing::neighbours) return kAddPairTile.of;
+  if (layout.wide && one_load_a_cycle()) return kAddWideTileByFours.of;
+#endif
+  return layout.wide ? kAddWideTile.of : kAddTile.of;
+}
 
 template <typename T>
 class PanelMatmul {
@@ -174,13 +204,9 @@ class PanelMatmul {
       : p_(p),
         structure_(p.weight, p.kind, p.structure),
         epilogue_(p),
-        pairs_(p.kind == Kind::pair_panels),
-        most_vectors_(pairs_ || structure_.wide ? kWideVectors : kMaxVectors),
-        add_tile_(structure_.wide ? kAddWideTile : kAddTile) {
-#ifdef FASTOPS_AVX512
-    if (pairs_) add_tile_ = kAddPairTile;
-#endif
-  }
+        pairs_(structure_.pairing != Pairing::none),
+        most_vectors_(structure_.tile_inputs > kPanelInputs ? kWideVectors : kMaxVectors),
+        add_tile_(choose_add_tile(structure_)) {}
 
   void run() {
     const int64_t x_limit = (int64_t{32} << 20) / 4 / (structure_.inputs + 1);
@@ -238,7 +264,7 @@ class PanelMatmul {
     if constexpr (__is_same(T, bf16))
       if (pairs_)
         return pack_pair_block(p_.x, panel.row + first, panel.rows - first, panel.width(),
-                               x_ + panel.x_at + first);
+                               structure_.pairing, x_ + panel.x_at + first);
 #endif
     pack_block<T>(p_.x, panel.row + first, panel.rows - first, panel.width(), 0, p_.x.features,
                   x_ + panel.x_at + first);
@@ -304,7 +330,7 @@ class PanelMatmul {
   const Epilogue<T> epilogue_;
   const bool pairs_;
   const int64_t most_vectors_;  // in a panel
-  const AddTile* add_tile_;
+  const AddTile* const add_tile_;
   Panel panel_[kMostPanels];
   int panels_ = 0;
   float* x_ = nullptr;
