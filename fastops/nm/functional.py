@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .. import _load
+from .._autograd import differentiated
 from . import ops
 from . import pattern as patterns
 from .weight import NONE_BAD, NMWeight, is_weight_dtype
@@ -136,7 +137,7 @@ def nm_linear(
 
     Sums are fp32; the result is rounded once. On the CPU an element of x that a row of the weight
     does not keep is never read for it: NaN or infinity there stays out of that output. Matrix units
-    (CUDA, and AMX for bf16) multiply zeros as well: there it may make that output NaN, as in a
+    (CUDA, AMX) and pairs of bf16 multiply zeros as well: there it may make that output NaN, as in a
     dense product.
 
     Args:
@@ -202,4 +203,18 @@ def linear(name, x, values, indices, pattern, in_features, bias, activation) -> 
             # Kept for the backward pass, instead of being computed again there.
             before = _linear(x, values, indices, pattern.n, pattern.m, bias, 0)
             return F.gelu(before) if activation == "gelu" else F.silu(before)
-    return _linear(x, values, indices, pattern.n, pattern.m, bias, ACTIVATIONS[activation])
+    args = x, values, indices, pattern.n, pattern.m, bias, ACTIVATIONS[activation]
+    if _is_plain_call(x, values, bias):  # for a few rows the dispatcher's way costs as much again
+        with torch._C._AutoDispatchBelowAutograd():
+            return ops.linear(*args)
+    return _linear(*args)
+
+
+def _is_plain_call(*tensors: Tensor | None) -> bool:
+    """Whether nobody but the kernel need see the product: no derivative, no autocast, no tracer."""
+    there = [t for t in tensors if t is not None]
+    return (
+        check.has_addresses(*there)
+        and not differentiated(*there)
+        and not torch.is_autocast_enabled(there[0].device.type)
+    )

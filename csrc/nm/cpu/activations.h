@@ -3,6 +3,7 @@
 
 #include "cpu/simd.h"
 #include "cpu/transpose.h"
+#include "nm/cpu/heuristics.h"
 #include "nm/nm.h"
 
 namespace fastops::nm::cpu {
@@ -23,6 +24,12 @@ void with_element(DType t, F f) {
     case DType::bf16: return f(bf16{});
     default: return f(float{});
   }
+}
+
+// Fetches a line of a stream of weights: into L1 where they are multiplied at the speed of memory.
+template <int kRows>
+void prefetch_stream(const void* weights) {
+  __builtin_prefetch(weights, 0, kRows <= kReadRows ? 3 : 2);
 }
 
 // Features [begin, begin + count) of one row, count <= VecF32::size; 0 in the other lanes.

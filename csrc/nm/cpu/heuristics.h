@@ -41,8 +41,10 @@ constexpr Kind plan(Pattern pattern, int64_t rows, bool transposed, Bf16 bf16) {
 inline constexpr int64_t kRowsTogether = 1024;
 
 // Bytes of the weights to fetch ahead of a stream: without, Intel's cores read memory at four
-// fifths of their speed; AMD's do best alone.
-inline constexpr int64_t kStreamAhead = 1536;
+// fifths of their speed. AMD's do best alone where the stream is hardly more than read; with more
+// rows so little of it fits in the window of instructions that they are to ask for it as well.
+inline constexpr int64_t kStreamAhead = 1536, kAmdStreamAhead = 4096;
+inline constexpr int64_t kReadRows = 2;
 
 // Multiply-adds below which a second thread costs more to wake than it saves.
 inline constexpr int64_t kWorkPerTask = 1 << 17;

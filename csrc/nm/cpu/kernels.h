@@ -32,8 +32,8 @@ struct Kernels {
   void (*pair_matmul)(const MatmulParams&) = nullptr;
 };
 
-// How many bytes ahead a stream of weights is fetched.
-int64_t stream_ahead();
+// How many bytes ahead a stream of weights for so many rows is fetched.
+int64_t stream_ahead(int64_t rows);
 
 // Whether the CPU loads one whole vector a cycle, as AMD's Zen 4, or two.
 bool one_load_a_cycle();

@@ -43,9 +43,9 @@ Bf16 bf16_abilities() {
 
 }  // namespace
 
-int64_t stream_ahead() {
-  static const int64_t bytes = is_amd() ? 0 : kStreamAhead;
-  return bytes;
+int64_t stream_ahead(int64_t rows) {
+  static const bool amd = is_amd();
+  return amd ? rows <= kReadRows ? 0 : kAmdStreamAhead : kStreamAhead;
 }
 
 bool one_load_a_cycle() {

@@ -43,11 +43,11 @@ struct Problem {
   }
 };
 
-// Vectors of outputs from `vector` on, kRows rows from `row` on, one chunk of inputs.
-// sums: [vector][row][lane], of the chunks before.
+// Vectors of outputs from `vector` on, `stride` apart, kRows rows from `row` on, one chunk of
+// inputs. sums: [vector][row][lane], of the chunks before.
 template <int kRows, int kVectors, int kBits>
 void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, int64_t vector,
-                 float* sums) {
+                 int64_t stride, float* sums) {
   constexpr int kPerWord = 16 / kBits;
   constexpr int kUnits = kWindow >> kBits;  // in a window
   const int pairs = q.layout.pairs;
@@ -60,8 +60,8 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
   __m512 sum[kVectors][kRows];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
-    weight[v] = q.weights(vector + v, 0);
-    word[v] = q.words(vector + v, first);
+    weight[v] = q.weights(vector + v * stride, 0);
+    word[v] = q.words(vector + v * stride, first);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
       sum[v][r] =
@@ -85,7 +85,7 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const bf16* from = weight[v] + step * 2 * kLanes;
-        if constexpr (kRows <= kStreamRows) __builtin_prefetch(from + q.ahead);
+        if constexpr (kRows <= kStreamRows) prefetch_stream<kRows>(from + q.ahead);
         w[v] = (__m512bh)_mm512_loadu_si512(from);
         place[v] = _mm512_ternarylogic_epi32(index[v], mask, base, 0xEA);  // & mask | base
         index[v] = _mm512_srli_epi16(index[v], kBits);
@@ -111,7 +111,7 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       if (done) {
-        const int64_t output = (vector + v) * kLanes, left = q.p.weight.out - output;
+        const int64_t output = (vector + v * stride) * kLanes, left = q.p.weight.out - output;
         q.epilogue.store(row + r, output, int(left < kLanes ? left : kLanes), sum[v][r]);
       } else {
         _mm512_storeu_ps(sums + (v * kRows + r) * kLanes, sum[v][r]);
@@ -119,18 +119,20 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
     }
 }
 
-// Vectors [begin, end) of outputs for kRows rows.
+// Vectors [begin, end) of outputs for kRows rows. Those side by side are far apart in memory, where
+// AMD's cores read several streams faster than near one another.
 template <int kRows, int kBits>
 void run_rows(const Problem& q, const bf16* x, int64_t row, int64_t begin, int64_t end,
               float* sums) {
   constexpr int kVectors = kRows <= 4 ? 4 : kRows <= 8 ? 2 : 1;
+  const int64_t part = (end - begin) / kVectors;
   for (int64_t c = 0; c < q.chunks; ++c, x += q.chunk_windows * kRows * kWindow) {
-    int64_t v = begin;
-    const auto sums_of = [&] { return sums + (v - begin) * kRows * kLanes; };
-    for (; v + kVectors <= end; v += kVectors)
-      run_vectors<kRows, kVectors, kBits>(q, x, c, row, v, sums_of());
+    float* to = sums;
+    for (int64_t v = begin; v < begin + part; ++v, to += kVectors * kRows * kLanes)
+      run_vectors<kRows, kVectors, kBits>(q, x, c, row, v, part, to);
     if constexpr (kVectors > 1)
-      for (; v < end; ++v) run_vectors<kRows, 1, kBits>(q, x, c, row, v, sums_of());
+      for (int64_t v = begin + part * kVectors; v < end; ++v, to += kRows * kLanes)
+        run_vectors<kRows, 1, kBits>(q, x, c, row, v, 0, to);
   }
 }
 
@@ -193,7 +195,7 @@ void run(const MatmulParams& p, int64_t row, int64_t rows) {
     }
   });
 
-  const int64_t ahead = stream_ahead() / int64_t{sizeof(bf16)};
+  const int64_t ahead = stream_ahead(rows) / int64_t{sizeof(bf16)};
   const Problem q{p, layout, Epilogue<bf16>(p), chunk_units, chunks, windows, ahead};
   const RunRows* run_rows = kRunRows[layout.bits - 2];
   // Neighbouring vectors share an address range and, with few rows, what is loaded of x.
