@@ -58,7 +58,8 @@ void pack_pairs(const PackParams& p) {
           const int64_t j = slot % slots, q = slot / slots * layout.groups * n + j;
           const bool real = row < p.weight.out && j < layout.groups * n && q < kept;
           // A zero meets what its neighbour is multiplied by: an infinity elsewhere stays there.
-          if (real) place = int(j / n * m) + stored_index(indices, q, bits, m);
+          if (real)
+            place = stored_index(indices, q, bits, m) + (layout.by_group ? 0 : int(j / n * m));
           const int64_t step = slot / 2, at = lane * 2 + slot % 2;
           source[step * kLanes * 2 + at] = real ? int32_t(row * kept + q) : -1;
           words[step / layout.per_word * kLanes * 2 + at] |=

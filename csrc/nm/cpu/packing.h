@@ -120,11 +120,14 @@ struct PanelStructure : PanelLayout {
 // A unit is the fewest whole groups that keep an even number, where 32 inputs hold two groups.
 // weights:   [vector of outputs][step][lane][2], a step being two kept elements of a unit; where a
 //            unit keeps an odd number the last is a zero
-// structure: [vector of outputs][word][lane][2] uint16, each the places in their unit of per_word
-//            steps' elements, `bits` each, the first in the low bits. Bits above those count not.
+// structure: [vector of outputs][word][lane][2] uint16, each the places of per_word steps'
+//            elements, `bits` each, the first in the low bits. Places count from the unit's begin;
+//            where each of two groups keeps one, from its group's. Bits above those count not.
 struct PairLayout {
   static constexpr int kLanes = 16;
   int groups, width, pairs;  // of a unit: groups, inputs, steps
+  int unit_bits;             // log2 of what a unit takes of a window
+  bool by_group;
   int bits, per_word;
   int64_t units, steps, words, vectors;
 
@@ -132,10 +135,12 @@ struct PairLayout {
       : groups(w.pattern.n % 2 && 2 * w.pattern.m <= 32 ? 2 : 1),
         width(groups * w.pattern.m),
         pairs((groups * w.pattern.n + 1) / 2),
-        bits(width <= 4    ? 2
-             : width <= 8  ? 3
-             : width <= 16 ? 4
-                           : 5),
+        unit_bits(width <= 4    ? 2
+                  : width <= 8  ? 3
+                  : width <= 16 ? 4
+                                : 5),
+        by_group(w.pattern.n == 1 && groups == 2 && width == 1 << unit_bits && unit_bits > 2),
+        bits(unit_bits - by_group),
         per_word(16 / bits),
         units(ceil_div(w.groups(), groups)),
         steps(units * pairs),

@@ -49,7 +49,6 @@ template <int kRows, int kVectors, int kBits>
 void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, int64_t vector,
                  int64_t stride, float* sums) {
   constexpr int kPerWord = 16 / kBits;
-  constexpr int kUnits = kWindow >> kBits;  // in a window
   const int pairs = q.layout.pairs;
   const int64_t first = chunk * q.chunk_units * pairs;
   const int64_t last = first + q.chunk_units * pairs;
@@ -68,8 +67,10 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
           continued ? _mm512_loadu_ps(sums + (v * kRows + r) * kLanes) : _mm512_setzero_ps();
   }
   const __m512i mask = _mm512_set1_epi16((1 << kBits) - 1);
-  const __m512i unit_size = _mm512_set1_epi16(1 << kBits);
-  __m512i base = _mm512_setzero_si512();  // of the unit in its window; lookups ignore what is above
+  const __m512i unit_size = _mm512_set1_epi16(short(1 << q.layout.unit_bits));
+  // Where the places of the unit count from in its window; lookups ignore what is above.
+  __m512i base = _mm512_set1_epi32(q.layout.by_group ? q.p.weight.pattern.m << 16 : 0);
+  const int units = kWindow >> q.layout.unit_bits;  // in a window
   int pair = 0, unit = 0;
   for (int64_t at = first; at < end; at += kPerWord) {
     __m512i index[kVectors];
@@ -103,7 +104,7 @@ void run_vectors(const Problem& q, const bf16* x, int64_t chunk, int64_t row, in
       if (++pair < pairs) continue;
       pair = 0;
       base = _mm512_add_epi16(base, unit_size);
-      if (++unit % kUnits == 0) x += kRows * kWindow;
+      if ((++unit & (units - 1)) == 0) x += kRows * kWindow;
     }
   }
 #pragma GCC unroll 4
@@ -149,7 +150,7 @@ constexpr RunRows kRunRows[][kMostRows] = {FASTOPS_ROWS(2), FASTOPS_ROWS(3), FAS
 // One row; its windows are `pitch` apart.
 void copy_windows(const MatmulParams& p, const PairLayout& layout, int64_t row, bf16* to,
                   int64_t pitch) {
-  const int64_t stride = p.x.feature_stride, size = int64_t{1} << layout.bits;
+  const int64_t stride = p.x.feature_stride, size = int64_t{1} << layout.unit_bits;
   const int64_t width = layout.width, window = width * (kWindow / size);  // inputs in each
   const bf16* from = static_cast<const bf16*>(p.x.data) + p.x.offset(row);
   for (int64_t left = p.x.features; left > 0;
@@ -158,6 +159,8 @@ void copy_windows(const MatmulParams& p, const PairLayout& layout, int64_t row, 
       __builtin_memcpy(to, from, kWindow * sizeof(bf16));
       continue;
     }
+    // Zeros after the last input: a unit may end without its second group.
+    if (left < window) __builtin_memset(to, 0, kWindow * sizeof(bf16));
     for (int64_t i = 0; i < window && i < left; ++i)
       to[i / width * size + i % width] = from[i * stride];
   }
@@ -169,9 +172,9 @@ void run(const MatmulParams& p, int64_t row, int64_t rows) {
   const bool few = rows <= kStreamRows;                   // then the weight is one stream
   const int64_t whole = layout.units ? layout.units : 1;  // without inputs there is the bias
   // A chunk ends with a word of indices and with a window.
-  const int64_t units = kWindow >> layout.bits;
+  const int64_t units = kWindow >> layout.unit_bits;
   const int64_t step = units % layout.per_word ? units * layout.per_word : layout.per_word;
-  const int64_t limit = (kChunk >> layout.bits) / step * step;
+  const int64_t limit = (kChunk >> layout.unit_bits) / step * step;
   const int64_t chunk_units = few || whole <= limit ? whole : limit;
   const int64_t chunks = ceil_div(whole, chunk_units), windows = ceil_div(chunk_units, units);
   const int64_t step_bytes = 64 + 64 / layout.per_word;
