@@ -8,8 +8,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .. import _load
-from .._autograd import differentiated
-from . import ops
+from . import ops, repeat
 from . import pattern as patterns
 from .weight import NONE_BAD, NMWeight, is_weight_dtype
 
@@ -168,6 +167,12 @@ def nm_linear(
 
 def linear(name, x, values, indices, pattern, in_features, bias, activation) -> Tensor:
     """nm_linear of a weight in parts."""
+    if activation is None or type(activation) is str:
+        code = ACTIVATIONS.get(activation)
+        if code is not None:
+            y = repeat.product(x, values, indices, pattern, bias, code)
+            if y is not None:
+                return y
     check.is_tensor(name, "x", x)
     # What autocast will make of the dtypes is its own affair.
     if x.dtype != values.dtype and not torch.is_autocast_enabled(x.device.type):
@@ -188,11 +193,11 @@ def linear(name, x, values, indices, pattern, in_features, bias, activation) -> 
             raise ValueError(
                 f"{name}: expected bias of shape ({values.shape[0]},), got {tuple(bias.shape)}"
             )
+    if activation is not None and not isinstance(activation, str):
+        raise TypeError(
+            f"{name}: expected activation to be a string, got {type(activation).__name__}"
+        )
     if activation not in ACTIVATIONS:
-        if activation is not None and not isinstance(activation, str):
-            raise TypeError(
-                f"{name}: expected activation to be a string, got {type(activation).__name__}"
-            )
         raise ValueError(
             f"{name}: expected activation to be 'relu', 'gelu', 'silu' or None, got {activation!r}"
         )
@@ -203,18 +208,6 @@ def linear(name, x, values, indices, pattern, in_features, bias, activation) -> 
             # Kept for the backward pass, instead of being computed again there.
             before = _linear(x, values, indices, pattern.n, pattern.m, bias, 0)
             return F.gelu(before) if activation == "gelu" else F.silu(before)
-    args = x, values, indices, pattern.n, pattern.m, bias, ACTIVATIONS[activation]
-    if _is_plain_call(x, values, bias):  # for a few rows the dispatcher's way costs as much again
-        with torch._C._AutoDispatchBelowAutograd():
-            return ops.linear(*args)
-    return _linear(*args)
-
-
-def _is_plain_call(*tensors: Tensor | None) -> bool:
-    """Whether nobody but the kernel need see the product: no derivative, no autocast, no tracer."""
-    there = [t for t in tensors if t is not None]
-    return (
-        check.has_addresses(*there)
-        and not differentiated(*there)
-        and not torch.is_autocast_enabled(there[0].device.type)
-    )
+    y = _linear(x, values, indices, pattern.n, pattern.m, bias, ACTIVATIONS[activation])
+    repeat.remember(x, values, indices, pattern)
+    return y

@@ -8,6 +8,7 @@ it weakly, and end with the first version of it that they have not seen.
 
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -39,12 +40,13 @@ class Packing:
 _structures: dict[tuple, _Entry] = {}  # by the indices' memory: kind -> (structure, source)
 _weights: dict[tuple, _Entry] = {}  # by the values' memory: (indices, kind) -> Packing
 _lock = threading.Lock()
+_also_clear: list[Callable[[], None]] = []
 _pack, _gather = _load.fast_op("_nm_pack"), _load.fast_op("_nm_gather")
 _kind = _load.fast_op("_nm_kind")
 
 
 def _key(t: Tensor) -> tuple:
-    return (t.untyped_storage()._cdata, t.storage_offset(), t.dtype, t.shape)
+    return (t.untyped_storage()._cdata, t.storage_offset(), t.dtype, t.shape, t.stride())
 
 
 def _entry(table: dict[tuple, _Entry], t: Tensor) -> _Entry:
@@ -140,6 +142,11 @@ def _cached(values, indices, pattern, in_features, kind) -> Packing:
         return packing
 
 
+def when_cleared(clear: Callable[[], None]) -> None:
+    """Has :func:`clear_packings` call `clear` too."""
+    _also_clear.append(clear)
+
+
 def clear_packings() -> None:
     """Frees every packing; they are made anew when needed.
 
@@ -149,3 +156,5 @@ def clear_packings() -> None:
     with _lock:
         _structures.clear()
         _weights.clear()
+    for clear in _also_clear:
+        clear()
