@@ -27,14 +27,20 @@
 #if defined(__AVX512F__) && defined(__AVX512BF16__)
 #include "cpu/simd_avx512.h"  // IWYU pragma: export
 #define FASTOPS_AVX512 1
+#define FASTOPS_STREAMS true
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "cpu/simd_avx2.h"  // IWYU pragma: export
+#define FASTOPS_STREAMS true
 #else
 #include "cpu/simd_portable.h"  // IWYU pragma: export
+#define FASTOPS_STREAMS false
 #endif
 
 namespace fastops::cpu {
 namespace {
+
+// Whether v.stream(p) is more than a store.
+inline constexpr bool kStreams = FASTOPS_STREAMS;
 
 // Into L2: the distance between request and use is longer than L1 can hold.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }

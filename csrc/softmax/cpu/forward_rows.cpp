@@ -56,8 +56,9 @@ void run_plain_rows(const ForwardParams& p) {
 
 template <Kind kKind, int kDegree, typename Load, typename Store>
 void run_plain_rows(const ForwardParams& p) {
-  if (streams(p)) run_plain_rows<kKind, kDegree, true, Load, Store>(p);
-  else run_plain_rows<kKind, kDegree, false, Load, Store>(p);
+  if constexpr (kStreams)
+    if (streams(p)) return run_plain_rows<kKind, kDegree, true, Load, Store>(p);
+  run_plain_rows<kKind, kDegree, false, Load, Store>(p);
 }
 
 bool tiny(const ForwardParams& p) {
