@@ -152,10 +152,13 @@ def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def huge(problem: Problem) -> bool:
-    """Scores that overflow the accumulator, which has infinities where the reference has none."""
-    s = problem.exact_rows().scores
+    """Scores that overflow the accumulator, alone or before an infinite bias is added: it has an
+    infinity or NaN where the reference has none."""
+    rows = problem.exact_rows()
     limit = float(torch.finfo(problem.acc).max)
-    return bool((np.isfinite(s) & (abs(s) > limit)).any())
+    return bool((np.isfinite(rows.scores) & (abs(rows.scores) > limit)).any()) or bool(
+        (rows.terms > limit).any()
+    )
 
 
 @hypothesis.settings(max_examples=examples(240))
