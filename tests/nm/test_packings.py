@@ -97,6 +97,18 @@ def test_one_hot(kind, pattern):
     assert torch.equal(y, w.t())
 
 
+@pytest.mark.parametrize("pattern", ["1:4", "1:8", "3:4", "1:3"])
+def test_scratch_of_the_call_before_is_not_read(kind, pattern):
+    """Where features end within a window, a unit or a pair."""
+    m = int(pattern.split(":")[1])
+    _, before = sparse(16, 320 // m * m, pattern, BF16)
+    w, weight = sparse(16, 25 * m, pattern, BF16)
+    for rows in (1, 5, 20):
+        product(torch.full((rows, before.shape[1]), torch.nan, dtype=BF16), before, kind)
+        x = randn(rows, 25 * m, dtype=BF16)
+        judge(product(x, weight, kind), x, w, None)
+
+
 def test_threads(kind):
     _, weight = sparse(700, 256, "2:4", BF16)
     before = torch.get_num_threads()
