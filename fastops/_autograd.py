@@ -7,6 +7,13 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.autograd import Function
+from torch.compiler import is_compiling
+
+_PLAIN = Tensor, torch.nn.Parameter
+# Found once: each name that is looked up costs where caches are cold.
+_is_grad_enabled, _autocast = torch.is_grad_enabled, torch._C._is_any_autocast_enabled
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._are_functorch_transforms_active
 
 
 def differentiated(*tensors: Tensor | None) -> bool:
@@ -14,6 +21,20 @@ def differentiated(*tensors: Tensor | None) -> bool:
     if forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def straight(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether an op of these may go straight to its kernel: they are memory and nothing else, no
+    derivative is wanted, and no compiler, transform, mode or autocast has to see it. Where other
+    memory has taken the caches, asking all of these by way of the dispatcher takes longer than a
+    small kernel."""
+    if x is None or is_compiling() or forward_ad._current_level >= 0:
+        return False
+    grad = _is_grad_enabled()
+    for t in (x, *others):
+        if t is not None and (type(t) not in _PLAIN or (grad and t.requires_grad)):
+            return False
+    return not (_dispatch_modes() or _transforms() or _autocast())
 
 
 def apply(function: type[Function], *args):

@@ -1,5 +1,6 @@
 """match_tokens, merge_tokens and unmerge_tokens: arguments checked, ops called."""
 
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .. import _interop, _load
+from .._autograd import straight
 from .ops import accumulation_dtype
 from .partition import make_partition
 from .plan import MergePlan
@@ -17,6 +19,9 @@ __all__ = ["match_tokens", "merge_tokens", "unmerge_tokens"]
 
 _match, _plan = _load.op("token_match"), _load.op("token_plan")
 _merge, _unmerge = _load.op("merge_tokens"), _load.op("unmerge_tokens")
+_straight_match, _straight_plan = _load.fast_op("token_match"), _load.fast_op("token_plan")
+_straight_merge = _load.fast_op("merge_tokens")
+_REFUSED = (IndexError, RuntimeError, TypeError, ValueError)  # what is wrong is said further on
 _MAX_TENSORS = 8
 
 
@@ -84,6 +89,14 @@ def match_tokens(
     depend on the others (but for "random").
     """
     name = "fastops.match_tokens"
+    alone = threshold is padding_mask is grid is stride is generator is None
+    if alone and partition == "alternate" and straight(metric):
+        try:
+            shape = metric.shape
+            args = _alternate(shape[0], shape[-2], r, ratio, class_token, distill_token, order)
+            return _match_straight(metric, *args)
+        except _REFUSED:
+            pass
     metric, padding_mask = (
         _interop._to_tensor(name, arg, value) if _interop.is_foreign(value) else value
         for arg, value in (("metric", metric), ("padding_mask", padding_mask))
@@ -114,6 +127,27 @@ def match_tokens(
         rows = part.rows(n, threshold is not None, padding_mask is not None)
         plan = _plan(scores, matches, n, part.r, rows, *args, threshold, ORDERS.index(order))
     return MergePlan(*plan)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _alternate(batch, n, r, ratio, class_token, distill_token, order) -> tuple:
+    """What the ops of a match are told, where nothing but these arguments is given."""
+    name = "fastops.match_tokens"
+    check.one_of(name, "order", order, ORDERS[:2])
+    check.is_bool(name, "class_token", class_token)
+    check.is_bool(name, "distill_token", distill_token)
+    r = _amount(name, n, r, ratio, None, "alternate")
+    part = make_partition(
+        name, "alternate", batch, n, r, 2, None, None, class_token, distill_token, None, None
+    )
+    args = (*part.args, class_token, distill_token, None)
+    return args, (n, part.r, part.rows(n, False, False), *args, None, ORDERS.index(order))
+
+
+def _match_straight(metric: Tensor, match_args: tuple, plan_args: tuple) -> MergePlan:
+    with torch._C._AutoDispatchBelowAutograd():
+        scores, matches = _straight_match(metric, *match_args)
+        return MergePlan(*_straight_plan(scores, matches, *plan_args))
 
 
 def check_padding(name: str, mask: Any, like: Tensor, batch: int, n: int) -> None:
@@ -243,6 +277,11 @@ def merge_tokens(
     and each output row written once.
     """
     name = "fastops.merge_tokens"
+    if mode == "mean" and return_size is None and type(plan) is MergePlan and straight(x, size):
+        try:
+            return _mean_straight(x, plan, size)
+        except _REFUSED:
+            pass
     if _interop.any_foreign(x, size):
         return _foreign(name, x, plan, size, mode, return_size)
     several = isinstance(x, tuple | list) and not isinstance(x, MergePlan)
@@ -273,6 +312,16 @@ def merge_tokens(
     ys, merged, log_merged = _merge(xs, plan.map, plan.offsets, plan.perm, size, code)
     y = tuple(ys) if several else ys[0]
     if not return_size:
+        return y
+    return y, merged.unsqueeze(-1) if column else merged, log_merged
+
+
+def _mean_straight(x: Tensor, plan: MergePlan, size: Tensor | None) -> Any:
+    column = size is not None and size.ndim == 3
+    own = size.squeeze(-1) if column else size
+    with torch._C._AutoDispatchBelowAutograd():
+        (y,), merged, log_merged = _straight_merge([x], plan.map, plan.offsets, plan.perm, own, 0)
+    if size is None:
         return y
     return y, merged.unsqueeze(-1) if column else merged, log_merged
 

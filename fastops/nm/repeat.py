@@ -9,12 +9,10 @@ numbers alone goes straight to the kernel. CPU only: on CUDA the device is busy 
 
 import weakref
 
-import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from .. import _checks as check
 from .. import _load
+from .._autograd import straight
 from .packing import packed, when_cleared
 from .pattern import Pattern
 
@@ -38,15 +36,9 @@ def _state(values: Tensor, indices: Tensor) -> tuple:
     )  # fmt: skip
 
 
-def _differentiated(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 def remember(x: Tensor, values: Tensor, indices: Tensor, pattern: Pattern) -> None:
     """Keeps what a product read, for :func:`product`. x and the weight have been checked."""
-    if torch.compiler.is_compiling() or _differentiated(x, values) or x.numel() == 0:
-        return
-    if x.device.type != "cpu" or not check.has_addresses(x, values, indices):
+    if not straight(x, values, indices) or x.device.type != "cpu" or x.numel() == 0:
         return
     if values.is_inference() or indices.is_inference():  # whose changes cannot be seen
         return
@@ -70,22 +62,15 @@ def product(
 ) -> Tensor | None:
     """x times the weight where that is its last product again and nobody but the kernel need see
     it; None where it is not, or where the kernel refuses an argument."""
-    if torch.compiler.is_compiling():
+    if not straight(x, values, bias):
         return None
     last = _last.get(id(values))
     if (
         last is None
-        or type(x) is not Tensor
-        or (bias is not None and type(bias) not in (Tensor, torch.nn.Parameter))
         or x.shape != last.shape
         or indices is not last.indices
         or pattern != last.pattern
         or _state(values, indices) != last.state
-        or _differentiated(x, values, bias)
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_any_autocast_enabled()
     ):
         return None
     weights, structure, out, features, kind = last.packing

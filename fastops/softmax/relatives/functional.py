@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ... import _checks as check
 from ... import _interop, _load
-from ..._autograd import differentiated
-from ..autograd import call, through_dispatcher
+from ..._autograd import straight
+from ..autograd import call
 from ..formulas import accumulation_dtype
 from ..functional import _MASKED_ROWS, _score_args
 
@@ -65,10 +65,8 @@ def softmax_topk(
         mask is lengths is scale is None
         and causal is renormalize is False
         and masked_rows == "nan"
-        and type(x) is Tensor
         and type(k) is type(dim) is int
-        and not through_dispatcher()
-        and not differentiated(x)
+        and straight(x)
     ):
         try:
             with torch._C._AutoDispatchBelowAutograd():
