@@ -68,7 +68,7 @@ def test_derivatives_and_transforms_take_the_long_way(taken):
     assert not taken
 
 
-def test_one_sample_for_all(taken):
+def test_one_sample_for_all():
     """What the kernel refuses the long way may still serve."""
     plan = fastops.match_tokens(X, r=4)
     y = fastops.merge_tokens(X[:1], plan)

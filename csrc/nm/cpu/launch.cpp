@@ -44,14 +44,11 @@ Bf16 bf16_abilities() {
 }  // namespace
 
 int64_t stream_ahead(int64_t rows) {
-  static const bool amd = is_amd();
-  return amd ? rows <= kReadRows ? 0 : kAmdStreamAhead : kStreamAhead;
+  if (!is_amd()) return kStreamAhead;
+  return rows <= kReadRows ? 0 : kAmdStreamAhead;
 }
 
-bool one_load_a_cycle() {
-  static const bool one = is_amd();
-  return one;
-}
+bool one_load_a_cycle() { return is_amd(); }
 
 Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed) {
   static const Bf16 bf16 = bf16_abilities();
