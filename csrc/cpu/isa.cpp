@@ -73,4 +73,12 @@ Isa active_isa() {
   return chosen;
 }
 
+bool is_amd() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd");
+#else
+  return false;
+#endif
+}
+
 }  // namespace fastops::cpu

@@ -15,6 +15,9 @@ bool supported(Isa isa);  // this machine can run it
 // The best that is built and supported, or the forced one. Throws std::runtime_error when the
 // forced one is unknown, not built or not supported.
 Isa active_isa();
+// Whether the cores are AMD's: which of two kernels is faster may differ between cores that run
+// both.
+bool is_amd();
 
 }  // namespace fastops::cpu
 

@@ -8,7 +8,7 @@ namespace fastops::merge::cpu {
 
 #define FASTOPS_MERGE_KERNELS(isa)                   \
   namespace isa {                                    \
-  void match(const MatchParams& p);                  \
+  void match(const MatchParams& p, bool screen);     \
   void merge(const MergeParams& p);                  \
   void merge_backward(const MergeBackwardParams& p); \
   void unmerge(const UnmergeParams& p);              \

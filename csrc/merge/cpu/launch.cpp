@@ -6,7 +6,7 @@ namespace fastops::merge::cpu {
 namespace {
 
 struct Kernels {
-  void (*match)(const MatchParams&);
+  void (*match)(const MatchParams&, bool screen);
   void (*merge)(const MergeParams&);
   void (*merge_backward)(const MergeBackwardParams&);
   void (*unmerge)(const UnmergeParams&);
@@ -22,7 +22,11 @@ const Kernels& kernels() {
 
 }  // namespace
 
-void match(const MatchParams& p) { kernels().match(p); }
+void match(const MatchParams& p) {
+  // Intel's cores multiply pairs of bf16 no faster than fp32.
+  static const bool screen = fastops::cpu::is_amd();
+  kernels().match(p, screen);
+}
 void merge(const MergeParams& p) { kernels().merge(p); }
 void merge_backward(const MergeBackwardParams& p) { kernels().merge_backward(p); }
 void unmerge(const UnmergeParams& p) { kernels().unmerge(p); }

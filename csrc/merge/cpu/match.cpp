@@ -8,6 +8,7 @@
 #include "cpu/simd.h"
 #include "cpu/transpose.h"
 #include "merge/cpu/kernels.h"
+#include "merge/cpu/screen.h"
 
 namespace fastops::merge::cpu::FASTOPS_ISA {
 namespace {
@@ -18,6 +19,10 @@ inline constexpr int64_t kBlockBytes = 512 * 1024;  // of packed destinations
 inline constexpr int64_t kLeastSources = 128;       // of one task
 inline constexpr int64_t kFlopsPerTask = 1 << 19;   // below this a second thread does not pay
 inline constexpr int64_t kAheadBytes = 16;          // of the next sample, asked for per channel
+// Fewer are scored without a screen.
+inline constexpr int64_t kScreenedChannels = 32, kScreenedDestinations = 48;
+// Sweeps that do without a screen after one that held too little back, twice as many each time.
+inline constexpr int kLeastPause = 4, kMostPause = 256;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -44,8 +49,11 @@ class Matcher {
   static constexpr int kTile = L * sizeof(S) == 64 ? 8 : 6;
 
  public:
-  explicit Matcher(const MatchParams& p) : p_(p), c_(p.channels) {
-    block_ = at_least(kBlockBytes / int64_t(sizeof(S)) / at_least(c_, 1), 4 * kTile);
+  Matcher(const MatchParams& p, bool screen) : p_(p), c_(p.channels) {
+    screens_ = screen && Screen<V>::built && c_ >= kScreenedChannels &&
+               p.part.num_dst >= kScreenedDestinations;
+    const int64_t each = screens_ ? Screen<V>::bytes_each(c_) : int64_t(sizeof(S)) * c_;
+    block_ = at_least(kBlockBytes / at_least(each, 1), 4 * kTile);
     block_ = at_most(block_ / kTile * kTile, at_least(p.part.num_dst, 1));
     const bool dense = p.heads == 1 && p.stride[3] == 1;
     direct_ = __is_same(T, S) && dense;
@@ -63,16 +71,17 @@ class Matcher {
   void run(int64_t sample, int64_t begin, int64_t end) {
     const Partition& part = p_.part;
     const int64_t sources = ceil_div(end - begin, L) * L;
-    const auto bytes = [](int64_t n) { return (n * int64_t(sizeof(S)) + 63) / 64 * 64; };
-    char* scratch = static_cast<char*>(
-        thread_scratch(size_t(bytes(block_ * c_) + bytes(2 * L * c_) + bytes(L * c_) +
-                              2 * bytes(sources) + block_ * int64_t(sizeof(int32_t)))));
-    packed_dst_ = reinterpret_cast<S*>(scratch);
-    packed_src_ = reinterpret_cast<S*>(scratch += bytes(block_ * c_));
-    staged_ = reinterpret_cast<S*>(scratch += bytes(2 * L * c_));
-    best_ = reinterpret_cast<S*>(scratch += bytes(L * c_));
-    index_ = reinterpret_cast<S*>(scratch += bytes(sources));
-    dst_of_ = reinterpret_cast<int32_t*>(scratch + bytes(sources));
+    lay_thread_scratch([&](ScratchPieces& pieces) {
+      packed_dst_ = pieces.take<S>(block_ * c_);
+      packed_src_ = pieces.take<S>(2 * L * c_);
+      staged_ = pieces.take<S>(L * c_);
+      best_ = pieces.take<S>(sources);
+      index_ = pieces.take<S>(sources);
+      dst_of_ = pieces.take<int32_t>(block_);
+      if (screens_) screen_.lay(pieces, c_, block_);
+    });
+    screen_.dst = packed_dst_;
+    screen_.src = packed_src_;
 
     int32_t first_dst = -1;
     for (int64_t i = 0; i < sources; ++i) {
@@ -85,6 +94,7 @@ class Matcher {
         const int64_t token = part.dst(sample, j);
         if (!part.takes_part(sample, token)) continue;
         normalise(sample, token, packed_dst_ + count * c_);
+        if (screens_) screen_.pack_destination(count);
         dst_of_[count++] = int32_t(j);
       }
       if (count == 0) continue;
@@ -230,14 +240,8 @@ class Matcher {
       best[r] = V(-S(__builtin_inff()));
       index[r] = V(S(-1));
     }
-    int64_t j = 0;
-    for (; j + kTile <= destinations; j += kTile) {
-      tile<R, kTile>(j, best, index);
-      if (ahead_)
-        ahead_ = ahead_end_ - ahead_ >= 2 * kAheadBytes * c_ ? ahead_ + kAheadBytes * c_ : nullptr;
-    }
-    for (; j + 2 <= destinations; j += 2) tile<R, 2>(j, best, index);
-    for (; j < destinations; ++j) tile<R, 1>(j, best, index);
+    if (!screened<R>(count, destinations, inverse, best, index))
+      each_tile(destinations, [&]<int D>(int64_t j) { tile<R, D>(j, best, index); });
     const V none(S(-1));
     for (int r = 0; r < R && r * L < count; ++r) {
       const V score = best[r] * inverse[r];
@@ -257,11 +261,48 @@ class Matcher {
     }
   }
 
+  // Calls run<D>(j) for destinations [j, j + D), all of them in ascending order.
+  template <typename F>
+  void each_tile(int64_t destinations, F run) {
+    int64_t j = 0;
+    for (; j + kTile <= destinations; j += kTile) {
+      run.template operator()<kTile>(j);
+      if (ahead_)
+        ahead_ = ahead_end_ - ahead_ >= 2 * kAheadBytes * c_ ? ahead_ + kAheadBytes * c_ : nullptr;
+    }
+    for (; j + 2 <= destinations; j += 2) run.template operator()<2>(j);
+    for (; j < destinations; ++j) run.template operator()<1>(j);
+  }
+  // From where a tile asks for kAheadBytes a channel.
+  const char* ahead() const { return ahead_ ? ahead_ : reinterpret_cast<const char*>(packed_src_); }
+
+  // The best of each lane through a screen; false, having changed nothing, where there is none or
+  // it holds too little back.
+  template <int R>
+  bool screened(int64_t count, int64_t destinations, const V (&inverse)[R], V (&best)[R],
+                V (&index)[R]) {
+    if (!screens_ || destinations < kScreenedDestinations) return false;
+    if (pause_ > 0) {
+      --pause_;
+      return false;
+    }
+    V most[R], margin[R];
+    for (int r = 0; r < R; ++r) most[r] = best[r];
+    screen_.template pack_sources<R>(inverse, margin);
+    each_tile(destinations, [&]<int D>(int64_t j) {
+      screen_.template tile<R, D>(j, ahead(), 2 * kAheadBytes, most);
+    });
+    const bool good = screen_.template score<R>(destinations, count, most, margin, best, index);
+    pause_ = good ? 0 : next_pause_;
+    next_pause_ = good ? kLeastPause : int(at_most(2 * next_pause_, kMostPause));
+    return good;
+  }
+
   template <int R, int D>
   inline void tile(int64_t j, V (&best)[R], V (&index)[R]) const {
     const S* a = packed_src_;
     const S* b = packed_dst_ + j * c_;
-    const char* ahead = ahead_ ? ahead_ : reinterpret_cast<const char*>(packed_src_);
+    const char* ahead = this->ahead();
     V sum[D][R];
 #pragma GCC unroll 8
     for (int d = 0; d < D; ++d)
@@ -303,14 +344,16 @@ class Matcher {
 
   const MatchParams& p_;
   int64_t c_, block_;
-  bool direct_, looks_ahead_;
+  bool direct_, looks_ahead_, screens_;
+  int pause_ = 0, next_pause_ = kLeastPause;  // sweeps to come that do without a screen
+  Screen<V> screen_;
   const char *ahead_ = nullptr, *ahead_end_ = nullptr;  // nullptr: nothing to ask for
   S *packed_dst_, *packed_src_, *staged_, *best_, *index_;
   int32_t* dst_of_;
 };
 
 template <typename T, typename V>
-void match_as(const MatchParams& p) {
+void match_as(const MatchParams& p, bool screen) {
   const int64_t sources = p.part.num_src, threads = num_threads();
   int64_t pieces = p.batch >= 2 * threads ? 1 : ceil_div(2 * threads, at_least(p.batch, 1));
   pieces = at_least(at_most(pieces, sources / kLeastSources), 1);
@@ -320,7 +363,7 @@ void match_as(const MatchParams& p) {
   const int64_t flops = piece * p.part.num_dst * p.channels;
   const int64_t grain = at_least(kFlopsPerTask / at_least(flops, 1), 1);
   parallel_for(0, p.batch * pieces, grain, [&](int64_t begin, int64_t end) {
-    Matcher<T, V> matcher(p);
+    Matcher<T, V> matcher(p, screen);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % pieces * piece;
       if ((task + 1) % pieces == 0 && task + 1 < end) matcher.look_ahead((task + 1) / pieces);
@@ -331,12 +374,12 @@ void match_as(const MatchParams& p) {
 
 }  // namespace
 
-void match(const MatchParams& p) {
+void match(const MatchParams& p, bool screen) {
   switch (p.dtype) {
-    case DType::f64: return match_as<double, VecF64>(p);
-    case DType::f16: return match_as<f16, VecF32>(p);
-    case DType::bf16: return match_as<bf16, VecF32>(p);
-    default: return match_as<float, VecF32>(p);
+    case DType::f64: return match_as<double, VecF64>(p, false);
+    case DType::f16: return match_as<f16, VecF32>(p, screen);
+    case DType::bf16: return match_as<bf16, VecF32>(p, screen);
+    default: return match_as<float, VecF32>(p, screen);
   }
 }
 

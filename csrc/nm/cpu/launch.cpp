@@ -25,18 +25,10 @@ const Kernels& kernels() {
 
 namespace {
 
-bool is_amd() {
-#if defined(__x86_64__)
-  return __builtin_cpu_is("amd");
-#else
-  return false;
-#endif
-}
-
 Bf16 bf16_abilities() {
   Bf16 can;
   can.pairs = kernels().pair_matmul;
-  can.fast_pairs = can.pairs && is_amd();
+  can.fast_pairs = can.pairs && fastops::cpu::is_amd();
   can.amx = fastops::cpu::amx_available();
   return can;
 }
@@ -44,11 +36,11 @@ Bf16 bf16_abilities() {
 }  // namespace
 
 int64_t stream_ahead(int64_t rows) {
-  if (!is_amd()) return kStreamAhead;
+  if (!fastops::cpu::is_amd()) return kStreamAhead;
   return rows <= kReadRows ? 0 : kAmdStreamAhead;
 }
 
-bool one_load_a_cycle() { return is_amd(); }
+bool one_load_a_cycle() { return fastops::cpu::is_amd(); }
 
 Kind choose_kind(const Weight& weight, DType dtype, int64_t rows, bool transposed) {
   static const Bf16 bf16 = bf16_abilities();
