@@ -1,6 +1,7 @@
 // Runs every registered test once per instruction set that is built and supported, each in a
 // child process with FASTOPS_CPU_ISA set: the choice is made once per process, and a crash (an
-// overread into a guard page, a sanitizer report) is then one failure with a name.
+// overread into a guard page, a sanitizer report) is then one failure with a name. As many run at
+// once as there are processors.
 //
 //   fastops_native_tests [substring of a test name]
 #include <sys/mman.h>
@@ -30,29 +31,68 @@ std::vector<Test>& tests() {
 }
 
 int failures = 0;  // of the running test
+const char* running_test = "";
 
 // Runs in the child; its exit status says whether the test passed.
 [[noreturn]] void run_child(const Test& test, cpu::Isa isa) {
   setenv("FASTOPS_CPU_ISA", cpu::name(isa), 1);
+  running_test = test.name;
   try {
     test.fn();
   } catch (const std::exception& error) {
-    std::printf("  threw: %s\n", error.what());
+    std::printf("  %s threw: %s\n", test.name, error.what());
     ++failures;
   }
   std::fflush(nullptr);
   _exit(failures == 0 ? 0 : 1);
 }
 
-bool passes(const Test& test, cpu::Isa isa) {
-  std::fflush(nullptr);
-  const pid_t child = fork();
-  if (child == 0) run_child(test, isa);
-  int status = 0;
-  if (child < 0 || waitpid(child, &status, 0) != child) return false;
-  if (WIFSIGNALED(status)) std::printf("  killed by signal %d\n", WTERMSIG(status));
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
+class Runner {
+ public:
+  explicit Runner(long most) : most_(size_t(most > 0 ? most : 1)) {}
+
+  void start(const Test& test, cpu::Isa isa) {
+    if (children_.size() == most_) finish_one();
+    std::fflush(nullptr);
+    const pid_t id = fork();
+    if (id == 0) run_child(test, isa);
+    if (id < 0) std::abort();
+    children_.push_back({id, &test, isa});
+  }
+
+  // True where tests ran and all have passed.
+  bool finish() {
+    while (!children_.empty()) finish_one();
+    std::printf("%d passed, %d failed\n", passed_, failed_);
+    return failed_ == 0 && passed_ > 0;
+  }
+
+ private:
+  struct Child {
+    pid_t id;
+    const Test* test;
+    cpu::Isa isa;
+  };
+
+  void finish_one() {
+    int status = 0;
+    const pid_t id = wait(&status);
+    if (id < 0) std::abort();
+    size_t i = 0;
+    while (children_.at(i).id != id) ++i;
+    const Child done = children_[i];
+    children_.erase(children_.begin() + long(i));
+    const bool ok = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (WIFSIGNALED(status))
+      std::printf("  %s: killed by signal %d\n", done.test->name, WTERMSIG(status));
+    std::printf("%s %s: %s\n", cpu::name(done.isa), done.test->name, ok ? "ok" : "FAILED");
+    ++(ok ? passed_ : failed_);
+  }
+
+  size_t most_;
+  std::vector<Child> children_;
+  int passed_ = 0, failed_ = 0;
+};
 
 }  // namespace
 
@@ -60,7 +100,10 @@ Registration::Registration(const char* name, TestFn fn) { tests().push_back({nam
 
 bool report(bool ok, const char* file, int line, const char* text) {
   constexpr int kShown = 5;
-  if (!ok && ++failures <= kShown) std::printf("  %s:%d: %s\n", file, line, text);
+  if (!ok && ++failures <= kShown) {
+    std::printf("  %s: %s:%d: %s\n", running_test, file, line, text);
+    std::fflush(stdout);  // a crash later in the test must not swallow it
+  }
   return ok;
 }
 
@@ -108,7 +151,7 @@ bool GuardedBuffer::margins_intact() const {
 int main(int argc, char** argv) {
   using namespace fastops;
   const char* wanted = argc > 1 ? argv[1] : "";
-  int passed = 0, failed = 0;
+  test::Runner runner(sysconf(_SC_NPROCESSORS_ONLN));
   for (int i = 0; i < cpu::kIsaCount; ++i) {
     const cpu::Isa isa = static_cast<cpu::Isa>(i);
     if (!cpu::built(isa)) continue;
@@ -116,13 +159,8 @@ int main(int argc, char** argv) {
       std::printf("%s: skipped, this CPU does not have it\n", cpu::name(isa));
       continue;
     }
-    for (const auto& test : test::tests()) {
-      if (!std::strstr(test.name, wanted)) continue;
-      const bool ok = test::passes(test, isa);
-      std::printf("%s %s: %s\n", cpu::name(isa), test.name, ok ? "ok" : "FAILED");
-      ++(ok ? passed : failed);
-    }
+    for (const auto& test : test::tests())
+      if (std::strstr(test.name, wanted)) runner.start(test, isa);
   }
-  std::printf("%d passed, %d failed\n", passed, failed);
-  return failed == 0 && passed > 0 ? 0 : 1;
+  return runner.finish() ? 0 : 1;
 }
