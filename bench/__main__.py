@@ -94,7 +94,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def select(args: argparse.Namespace) -> Selection:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not (args.list or torch.cuda.is_available()):
         sys.exit("python -m bench: --device cuda, but torch sees no GPU")
     cores = env.cores()
     threads = tuple(args.threads or [t for t in (1, 2) if t <= cores])
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"\nInterrupted after {len(results)} of {wanted} cases.", style="yellow")
 
     bars = [bar for family in FAMILIES for bar in family.BARS]
-    verdicts = judge(bars, results) if _bars_apply(selection, machine) else []
+    verdicts = judge(bars, results, machine) if _bars_apply(selection, machine) else []
     summarise(console, results, verdicts, broken)
     run = report.Run(machine, ceilings, results, verdicts)
     for kind, write in WRITERS.items():

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .core.bars import Verdict
 from .core.case import PEER, Result, geomean
+from .core.env import gpu_name
 from .core.report import Run
 from .core.results import FOLDER, device_run
 from .core.table import limit, rivals
@@ -32,13 +33,15 @@ Runs = dict[str, Run]
 
 def runs(folder: Path = FOLDER) -> Runs:
     """Device -> all that was measured on it; devices without results left out."""
-    found = {path.name: device_run(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    found = {
+        path.relative_to(folder).as_posix(): device_run(path) for path in sorted(folder.glob("**/"))
+    }
     return {name: run for name, run in found.items() if run.results}
 
 
 def machine_name(run: Run) -> str:
     m = run.machine
-    return m.get("gpu") or re.sub(r"\(R\)| Processor", "", m["cpu"]) + f", {m['isa']}"
+    return gpu_name(m) or re.sub(r"\(R\)| Processor", "", m["cpu"]) + f", {m['isa']}"
 
 
 def devices(runs: Runs, families: Sequence) -> Table:
@@ -108,7 +111,9 @@ def _measured(verdict: Verdict | None) -> str:
 def bars(runs: Runs, families: Sequence) -> Table:
     """Devices that something asked for was measured on are columns."""
     every = [bar for family in families for bar in family.BARS]
-    columns = [(run, [bar.judge(run.results) for bar in every]) for run in runs.values()]
+    columns = [
+        (run, [bar.judge(run.results, run.machine) for bar in every]) for run in runs.values()
+    ]
     columns = [(run, verdicts) for run, verdicts in columns if any(verdicts)]
     rows: Table = [("", "asked", *(machine_name(run) for run, _ in columns))]
     for i, bar in enumerate(every):

@@ -22,16 +22,23 @@ SUITES = {
 }
 DENSE = ((1, 8, 4096, 64), (1, 4, 4096, 128))
 LONG = (1, 8, 8192, 64)
+# What a GPU is held to, in bf16: 16k tokens of 2048 channels.
+WIDE = ((1, 16, 16384, 128), (1, 32, 16384, 64))
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A mask by name: random blocks, or a pattern; and the share of blocks that it keeps."""
+    """A mask by name: random blocks, or a pattern; and the share of blocks that it is to keep."""
 
     suite: str
     make: Callable[[int], BlockMask | None]
     density: float = 1.0
     block: int = 64
+
+    def share(self, length: int) -> float:
+        """Of its elements a mask of so many tokens keeps: random blocks are whole ones in a row."""
+        blocks = length // self.block
+        return _kept(self.density, blocks) / blocks if self.suite == "blocks" else self.density
 
 
 def _kept(density: float, blocks: int) -> int:
@@ -48,9 +55,7 @@ def random_blocks(length: int, density: float, block: int) -> BlockMask:
 
 
 def _random(density: float, block: int) -> Kept:
-    blocks = DENSE[0][2] // block
-    share = _kept(density, blocks) / blocks
-    return Kept("blocks", lambda n: random_blocks(n, density, block), share, block)
+    return Kept("blocks", lambda n: random_blocks(n, density, block), density, block)
 
 
 def _documents(length: int) -> BlockMask:
@@ -68,11 +73,22 @@ MASKS = {
     "5 %": _random(0.05, 64),
     "10 % of 32": _random(TENTH, 32),
     "10 % of 16": _random(TENTH, 16),
+    "10 % of 128": _random(0.1, 128),
+    "100 % of 128": _random(1.0, 128),
     "window": Kept(
         "patterns", lambda n: BlockMask.sliding_window(n, n // 20, n // 20, block_size=64), 0.1
     ),
     "documents": Kept("patterns", _documents, 0.1),
     "bigbird": Kept("patterns", lambda n: fastops.BlockMask.bigbird(n, 64, 5, 2, 4), 0.1),
+}
+# On a GPU only. 10 % of blocks of 128 are 16 a row at 20480 tokens.
+WIDE_MASKS = {
+    "dense": WIDE,
+    "100 % of 128": WIDE,
+    "25 %": WIDE[:1],
+    "10 %": WIDE,
+    "5 %": WIDE[:1],
+    "10 % of 128": ((1, 16, 20480, 128), (1, 32, 20480, 64)),
 }
 OPS_OF = {
     "dense": ("attention", "attention_grad"),
@@ -84,7 +100,8 @@ OPS_OF = {
 def cases(s: Selection) -> Iterator[Case]:
     quick = ("dense", "10 %")
     graded = ("dense", "25 %")  # whose gradient has a bar
-    for name in s.pick(quick, tuple(MASKS), tuple(MASKS)):
+    every = tuple(name for name, mask in MASKS.items() if mask.block <= 64)
+    for name in s.pick(quick, every, every):
         suite = MASKS[name].suite
         shapes = DENSE if suite == "dense" else (LONG if suite == "patterns" else DENSE[0],)
         for op in OPS_OF[suite]:
@@ -97,8 +114,23 @@ def cases(s: Selection) -> Iterator[Case]:
                             op, suite, dtype, shape, threads=threads, device=s.device, variant=name,
                             warm=True,
                         )  # fmt: skip
+    if s.device == "cuda" and "bf16" in s.dtypes:
+        yield from _wide(s)
     if s.device == "cpu" and s.wants("block_mask", "masks"):
         for name in s.pick(("causal",), tuple(FORMS), tuple(FORMS)):
             for threads in s.pick(s.threads[-1:], s.threads, s.threads):
                 yield Case("block_mask", "masks", "int32", (LENGTH,), threads=threads,
                            variant=name, warm=True)  # fmt: skip
+
+
+def _wide(s: Selection) -> Iterator[Case]:
+    every = tuple(WIDE_MASKS)
+    for op in ("attention", "attention_backward"):
+        for name in s.pick(every[:1], every, every):
+            suite, shapes = MASKS[name].suite, WIDE_MASKS[name]
+            if s.wants(op, suite):
+                for shape in s.pick(shapes[:1], shapes, shapes):
+                    yield Case(
+                        op, suite, "bf16", shape, threads=s.threads[0], device=s.device,
+                        variant=name,
+                    )  # fmt: skip

@@ -33,14 +33,14 @@ DYNAMIC_SHARED = {
     "backward_plain_kernel<*, 256, *>": 104 * 1024,
 }
 # Matrix products: q kT and p v; the gradient forms q kT again and four more.
-PRODUCTS = {"attention": 2, "attention_grad": 7}
+PRODUCTS = {"attention": 2, "attention_backward": 5, "attention_grad": 7}
 # How often q, k, v, out and their gradients move.
-TENSORS = {"attention": 4, "attention_grad": 11}
+TENSORS = {"attention": 4, "attention_backward": 8, "attention_grad": 11}
 
 
 def work(case: Case) -> Work:
     batch, heads, length, channels = case.shape
-    scores = batch * heads * length * length * MASKS[case.variant].density
+    scores = batch * heads * length * length * MASKS[case.variant].share(length)
     moved = TENSORS[case.op] * batch * heads * length * channels * DTYPES[case.dtype].itemsize
     unit = "fp32" if case.dtype == "fp32" else "tensor16"
     grad = case.op == "attention_grad"

@@ -1,10 +1,11 @@
 """The op and its peers: SDPA, with the mask as a tensor where there is one (of what it knows it has
-no other way to be told), and compiled FlexAttention given the same blocks."""
+no other way to be told), each of its dense kernels for GPUs, and compiled FlexAttention given the
+same blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,12 @@ from fastops.attention.reference import attention_reference
 from ..core.case import DTYPES, OURS, PEER, Accuracy, Case, Workload
 from ..core.pool import Pool
 from ..core.timing import Call
+from ..peers import scaled_dot_product
 from . import masks
-from .cases import MASKS, random_blocks
+from .cases import MASKS, WIDE_MASKS, random_blocks
 
-OPS = ("attention", "attention_grad", "block_mask")
+OPS = ("attention", "attention_backward", "attention_grad", "block_mask")
+WIDE_SHAPES = {shape for shapes in WIDE_MASKS.values() for shape in shapes}
 
 
 class Inputs:
@@ -38,22 +41,27 @@ class Inputs:
 
 
 def _flex(inputs: Inputs) -> Callable[..., Tensor]:
-    """FlexAttention compiled for one case; from an empty cache, past some shapes dynamo would fall
-    back to eager without a word."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    """FlexAttention of the same elements: whole blocks as lists, patterns by asking the mask."""
+    from torch.nn.attention.flex_attention import create_block_mask
 
-    torch.compiler.reset()
     keep, (batch, heads, length, _) = inputs.keep, inputs.case.shape
+    kept, device = MASKS[inputs.case.variant], inputs.tensors[0].device
+    if keep is None:
+        return scaled_dot_product.flex(None, device.type)
+    if kept.suite == "blocks":
+        size = kept.block
+        blocks = keep[..., ::size, ::size].contiguous()
+        lists = scaled_dot_product.block_mask(blocks, size, size, length, length)
+        return scaled_dot_product.flex(lists, device.type)
     several = keep.shape[1] > 1
 
-    def kept(b, h, q, kv):
+    def element(b, h, q, kv):
         return keep[0, h if several else 0, q, kv]
 
     blocks = create_block_mask(
-        kept, batch, heads if several else None, length, length, device=keep.device
+        element, batch, heads if several else None, length, length, device=device
     )
-    compiled = torch.compile(flex_attention, dynamic=False)
-    return partial(compiled, block_mask=blocks)
+    return scaled_dot_product.flex(blocks, device.type)
 
 
 def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
@@ -69,10 +77,13 @@ def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
     }
     if "own dense" in peers and kept.suite == "blocks" and case.op == "attention":
         forwards["own dense"] = fastops.block_sparse_attention
-    if "blocks of 64" in peers and kept.block != 64:
+    if "blocks of 64" in peers and kept.block < 64:
         same = random_blocks(case.shape[2], kept.density, 64).to(q.device)
         forwards["blocks of 64"] = partial(fastops.block_sparse_attention, block_mask=same)
-    if "flex" in peers and kept.suite == "patterns":
+    if i.keep is None and q.dtype != torch.float32:
+        dense = [peer for peer in scaled_dot_product.BACKENDS if peer in peers]
+        forwards |= {peer: scaled_dot_product.dense(peer) for peer in dense}
+    if "flex" in peers and (kept.suite == "patterns" or case.shape in WIDE_SHAPES):
         forwards["flex"] = _flex(i)
     if case.op == "attention":
         calls = {name: [_inference(f, q, k, v)] for name, f in forwards.items()}
@@ -80,8 +91,10 @@ def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
         leaves = [t.detach().requires_grad_() for t in (q, k, v)]
         if i.mask is not None:
             i.mask.transposed()  # made once per mask
-        calls = {name: [_training(f, leaves, grad)] for name, f in forwards.items()}
-    traffic = sum(t.numel() * t.element_size() for t in (q, k, v, q))
+        run = _training if case.op == "attention_grad" else _backward
+        calls = {name: [run(f, leaves, grad)] for name, f in forwards.items()}
+    moved = 8 if case.op == "attention_backward" else 4  # q, k, v, out, and their gradients
+    traffic = moved * q.numel() * q.element_size()
     verify = _accuracy if case.op == "attention" else _grad_accuracy
     return Workload(calls, traffic, partial(verify, i))
 
@@ -92,6 +105,12 @@ def _inference(forward: Callable[..., Tensor], *tensors: Tensor) -> Call:
 
 def _training(forward: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor) -> Call:
     return lambda: torch.autograd.grad(forward(*leaves), leaves, grad)
+
+
+def _backward(forward: Callable[..., Tensor], leaves: list[Tensor], grad: Tensor) -> Call:
+    """The gradients of one forward, which the first call makes: outside of what is timed."""
+    out = cache(lambda: forward(*leaves))
+    return lambda: torch.autograd.grad(out(), leaves, grad, retain_graph=True)
 
 
 def _last_rows(i: Inputs) -> tuple[slice, Tensor | None]:

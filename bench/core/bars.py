@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from .case import PEER, Result, geomean
+from .case import PEER, Case, Result, geomean
+from .roofline import TERA, Work
 
 Metric = Callable[[Result], float | None]
+Machine = Mapping[str, Any]  # as bench/core/env.py describes it
 
 
 def speedup(peer: str = PEER) -> Metric:
@@ -16,6 +19,16 @@ def speedup(peer: str = PEER) -> Metric:
 
 def of_ceiling(result: Result) -> float | None:
     return result.of_ceiling
+
+
+def times_floor(result: Result) -> float | None:
+    """Our time over what the traffic takes at the rate of a plain copy."""
+    return result.ours.median / result.floor if result.floor else None
+
+
+def tflops(work: Callable[[Case], Work]) -> Metric:
+    """10^12 FLOP a second, of those that the case cannot do without."""
+    return lambda r: sum(work(r.case).flops.values()) / r.ours.median / TERA
 
 
 def times_copy(result: Result) -> float | None:
@@ -39,11 +52,19 @@ def error_ratio(result: Result) -> float | None:
     return result.accuracy.ours / result.accuracy.peer if result.accuracy.peer else None
 
 
+def h200(hopper: bool) -> Callable[[Machine], bool]:
+    """An H200, with the kernels that need Hopper turned on or off."""
+    return lambda machine: (
+        "H200" in (machine.get("gpu") or "") and bool(machine.get("hopper_kernels")) == hopper
+    )
+
+
 @dataclass(frozen=True)
 class Bar:
     """A limit on the geometric mean over the results that `where` picks, on each of them, or both.
 
-    `at_most` turns the limits from least values into greatest ones.
+    `at_most` turns the limits from least values into greatest ones. `machine`: which ones the
+    limits are for, where it is not any.
     """
 
     title: str
@@ -53,9 +74,12 @@ class Bar:
     each: float | None = None
     at_most: bool = False
     unit: str = "×"
+    machine: Callable[[Machine], bool] | None = None
 
-    def judge(self, results: Sequence[Result]) -> Verdict | None:
-        """None when nothing measured falls under this bar."""
+    def judge(self, results: Sequence[Result], machine: Machine | None = None) -> Verdict | None:
+        """None when nothing measured falls under this bar, or the machine does not."""
+        if self.machine and not self.machine(machine or {}):
+            return None
         values = [(v, r) for r in results if self.where(r) and (v := self.metric(r)) is not None]
         if not values:
             return None
@@ -86,7 +110,9 @@ class Verdict:
         return not bar.missed(self.mean, bar.mean) and not bar.missed(self.worst, bar.each)
 
 
-def judge(bars: Sequence[Bar], results: Sequence[Result]) -> list[Verdict]:
+def judge(
+    bars: Sequence[Bar], results: Sequence[Result], machine: Machine | None = None
+) -> list[Verdict]:
     """Verdicts of the bars that something was measured for, missed ones first."""
-    verdicts = [verdict for bar in bars if (verdict := bar.judge(results))]
+    verdicts = [verdict for bar in bars if (verdict := bar.judge(results, machine))]
     return sorted(verdicts, key=lambda verdict: verdict.met)

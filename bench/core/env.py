@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import fastops
+from fastops import info
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +41,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         facts |= {
             "gpu": lambda: torch.cuda.get_device_name(),
             "capability": lambda: "{}.{}".format(*torch.cuda.get_device_capability()),
+            "hopper_kernels": _hopper_kernels,
             "sms": lambda: torch.cuda.get_device_properties(0).multi_processor_count,
             "l2_mib": lambda: torch.cuda.get_device_properties(0).L2_cache_size >> 20,
             "gpu_memory_gib": lambda: round(
@@ -64,13 +66,19 @@ def keep_freed_memory() -> bool:
 
 def headline(machine: dict[str, Any]) -> str:
     """One line naming what was measured on."""
-    if machine.get("gpu"):
-        return f"{machine['gpu']}, CUDA {machine['cuda']}, torch {machine['torch']}"
+    if gpu := gpu_name(machine):
+        return f"{gpu}, CUDA {machine['cuda']}, torch {machine['torch']}"
     caches = ", ".join(f"{name} {size}" for name, size in (machine.get("caches") or {}).items())
     return (
         f"{machine['cpu']} ({machine['isa']}), {machine['cores']} cores, {caches}, "
         f"torch {machine['torch']}"
     )
+
+
+def gpu_name(machine: dict[str, Any]) -> str | None:
+    """What it is called, and whether the kernels that need Hopper were on; None on a CPU."""
+    hopper = ", Hopper kernels" if machine.get("hopper_kernels") else ""
+    return machine["gpu"] + hopper if machine.get("gpu") else None
 
 
 def active_isa() -> str:
@@ -100,6 +108,12 @@ def _guarded(probe: Callable[[], Any]) -> Any:
         return probe()
     except Exception:
         return None
+
+
+def _hopper_kernels() -> bool:
+    """Whether what is measured here may run the kernels that need Hopper."""
+    on = info.collect()["hopper_kernels"].startswith("on")
+    return on and torch.cuda.get_device_capability()[0] == 9
 
 
 def _cpu_name() -> str:

@@ -17,6 +17,8 @@ GPU_TESTS = "tests/cuda"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # A test that takes the `device` fixture.
 ON_DEVICE = re.compile(r"def test_\w+\([^)]*\bdevice\b")
+# What steps that are run again are called, and where their times go, within the device's folder.
+HOPPER, HOPPER_FOLDER = "Hopper kernels", "hopper"
 # A sanitizer's own exit status, which no program under it has.
 FOUND = 99
 
@@ -61,7 +63,7 @@ def plan(
             steps += _benchmarks(ops, results, quick)
         elif part in makers:
             steps += makers[part](ops)
-    return steps + (_with_hopper_kernels(steps, results / "hopper") if hopper else [])
+    return steps + (_with_hopper_kernels(steps, results / HOPPER_FOLDER) if hopper else [])
 
 
 def _with_hopper_kernels(steps: Sequence[Step], results: Path) -> list[Step]:
@@ -77,7 +79,7 @@ def _with_hopper_kernels(steps: Sequence[Step], results: Path) -> list[Step]:
         again.append(
             replace(
                 step,
-                name=f"{step.name}, Hopper kernels",
+                name=f"{step.name}, {HOPPER}",
                 command=command,
                 environment={**step.environment, "FASTOPS_SM90": "1"},
                 result=path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.bars import Bar, of_ceiling, speedup
+from ..core.bars import Bar, of_ceiling, speedup, times_floor
 from ..core.case import Result
 
 
@@ -32,6 +32,11 @@ BARS = [
     Bar("  against tomesd", _at("merge_there_and_back"), speedup("tomesd"), each=1.5),
     Bar("merge + unmerge, forward and backward, ViT-B", _at("merge_unmerge_grad", "ViT-B"),
         speedup(), each=5),
-    Bar("CUDA match + plan + merge against eager", _at("match_merge", device="cuda"),
-        speedup(), each=5),
+    *(Bar(f"CUDA match + plan + merge{asked}", _at("match_merge", device="cuda"), metric, each=each,
+          at_most=metric is times_floor)
+      for asked, metric, each in (
+          (" against eager ToMe", speedup(), 5),
+          (" against compiled ToMe", speedup("compile"), 2),
+          (" over a copy of its traffic", times_floor, 3),
+      )),
 ]  # fmt: skip

@@ -151,6 +151,8 @@ def prepare(case: Case, pool: Pool, peers: tuple[str, ...]) -> Workload:
         moved = batch * (n + (n - model.r)) * row * 2
     elif case.op == "merge_unmerge_grad":
         moved *= 4
+    elif case.op == "match_merge":
+        moved += batch * n * model.metric * DTYPES[case.dtype].itemsize
     sets = min(MOST_SETS, max(2, -(-2 * cache_bytes(case.device) // moved)))
     inputs = [Inputs(case, model, pool, index) for index in range(sets)]
     each = [OPS[case.op](i) for i in inputs]

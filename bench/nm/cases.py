@@ -8,12 +8,13 @@ from ..core.case import Case
 from ..core.select import Selection
 
 SUITES = {
-    "nm_gemm": "many rows: ViT-B and 4096 x 4096 layers",
+    "nm_gemm": "many rows: ViT-B and 4096 x 4096 layers; on a GPU 8192 x 8192 too",
     "nm_decode": "1, 4 and 8 rows against weights that are in no cache",
 }
 
 GEMM = ((128, 768, 3072), (1024, 768, 3072), (512, 4096, 4096))
 DECODE = ((1, 4096, 4096), (1, 4096, 14336), (4, 4096, 4096), (8, 4096, 4096))
+HUGE = ((4096, 8192, 8192), (8192, 8192, 8192))  # on a GPU
 PATTERNS = ("2:4", "1:4", "2:8", "1:8")
 
 
@@ -31,5 +32,9 @@ def cases(selection: Selection) -> Iterator[Case]:
                     for threads in s.threads:
                         yield Case(
                             "nm_linear", suite, dtype, shape, threads=threads, device=s.device,
-                            variant=pattern, warm=suite == "nm_gemm",
+                            variant=pattern, warm=suite == "nm_gemm" and s.device == "cpu",
                         )  # fmt: skip
+    if s.device == "cuda" and "bf16" in s.dtypes and s.wants("nm_linear", "nm_gemm"):
+        for shape in s.pick(HUGE[-1:], HUGE, HUGE):
+            yield Case("nm_linear", "nm_gemm", "bf16", shape, threads=s.threads[0],
+                       device=s.device, variant="2:4")  # fmt: skip

@@ -25,7 +25,7 @@ PEERS = {
     "cutlass": "torch's semi-structured weights on CUTLASS (nm 2:4, GPU only)",
     "sdpa_flash": "torch's dense attention, flash (attention, GPU only)",
     "sdpa_cudnn": "torch's dense attention, cuDNN (attention, GPU only)",
-    "flex": "torch's FlexAttention, compiled, of the same mask; seconds to compile (attention)",
+    "flex": "torch's FlexAttention, compiled, of the same mask; takes long to compile (attention)",
     "own dense": "our attention with everything kept (attention)",
     "blocks of 64": "our attention with as many elements in blocks of 64 (attention)",
 }

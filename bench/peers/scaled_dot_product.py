@@ -1,12 +1,13 @@
 """torch's attention: the dense kernels of scaled_dot_product_attention one by one, and
-FlexAttention of the same list of blocks, compiled once for each shape."""
+FlexAttention of the same list of blocks, compiled for each case."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import partial
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -29,17 +30,12 @@ def why_missing(peer: str, device: str) -> str:
     return ""
 
 
-def dense(
-    peer: str, q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None
-) -> Callable[[], Tensor]:
-    """Attention over everything, q [B, H, N, D], by one backend; fewer heads of k and v are
-    grouped."""
+def dense(peer: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Attention over everything, q, k and v [B, H, N, D], by one backend."""
 
-    def run() -> Tensor:
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(BACKENDS[peer]):
-            return F.scaled_dot_product_attention(
-                q, k, v, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-            )
+            return F.scaled_dot_product_attention(q, k, v)
 
     return run
 
@@ -65,18 +61,17 @@ def block_mask(keep: Tensor, block_q: int, block_kv: int, seq_q: int, seq_kv: in
     )
 
 
-@lru_cache(maxsize=1)
-def _compiled(key: tuple) -> Callable:
-    """Starts from an empty cache: past a few shapes dynamo would fall back to eager."""
+def flex(mask: BlockMask | None, device: str) -> Callable[..., Tensor]:
+    """FlexAttention compiled for one case, every row of which keeps something; on a GPU with the
+    fastest of the tiles that inductor tries, which for blocks of 64 may be its only one.
+
+    Starts from an empty cache: past some shapes dynamo would fall back to eager without a word.
+    """
     torch.compiler.reset()
-    return torch.compile(flex_attention, dynamic=False)
-
-
-def flex(
-    q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float | None = None
-) -> Callable[[], Tensor]:
-    """FlexAttention of the lists; its kernel reads them as ours does."""
-    key = (q.shape, k.shape, v.shape, q.dtype, mask.BLOCK_SIZE)
-    run = _compiled(key) if q.is_cuda else flex_attention
-    grouped = q.shape[1] != k.shape[1]
-    return lambda: run(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped)
+    # A backward pass that is timed by itself goes through one forward many times (retain_graph),
+    # which a compiled one with donated buffers refuses.
+    torch._functorch.config.donated_buffer = False
+    if device == "cpu":
+        return partial(torch.compile(flex_attention, dynamic=False), block_mask=mask)
+    tuned = torch.compile(flex_attention, dynamic=False, mode="max-autotune-no-cudagraphs")
+    return partial(tuned, block_mask=mask, kernel_options={"ROWS_GUARANTEED_SAFE": True})

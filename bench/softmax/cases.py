@@ -23,6 +23,8 @@ SUITES = {
 
 POWERS = tuple(1 << k for k in range(6, 25))
 STANDARD = (64, 256, 1 << 10, 1 << 12, 1 << 15, 1 << 18, 1 << 20, 1 << 24)
+# On a GPU, whose bars are about rows of 256 and more, forward and backward.
+ON_CUDA = (64, 256, 512, 1 << 10, 1 << 12, 1 << 15, 1 << 18, 1 << 20, 1 << 24)
 # The other ops, at fewer sizes in a standard run: (fp32, 16-bit dtypes).
 SECOND = {
     "softmax_backward": ((64, 1 << 10, 1 << 12, 1 << 15, 1 << 20), (1 << 10, 1 << 15)),
@@ -59,7 +61,7 @@ def _rows(selection: Selection, dtype: str, n: int) -> tuple[int, int]:
 
 def _sweep(s: Selection) -> Iterator[Case]:
     few = STANDARD if s.density == Density.overview else (256, 1 << 12, 1 << 20)
-    sizes = s.pick(few, STANDARD, POWERS)
+    sizes = s.pick(few, ON_CUDA if s.device == "cuda" else STANDARD, POWERS)
     for dtype in s.dtypes:
         for n in sizes:
             if n <= _elements(s, dtype):
@@ -70,6 +72,8 @@ def _second_ops(s: Selection) -> Iterator[Case]:
     for op, (wide, narrow) in SECOND.items():
         for dtype in s.dtypes:
             standard = wide if dtype == s.dtypes[0] else narrow if dtype == "bf16" else ()
+            if s.device == "cuda" and op == "softmax_backward" and dtype != "fp16":
+                standard = ON_CUDA
             for n in s.pick(standard[1:2], standard, POWERS):
                 if n <= _elements(s, dtype):
                     threads = s.threads if s.density == Density.full else s.threads[:1]

@@ -18,6 +18,17 @@ def test_list_names_cases_and_peers(capsys):
     assert "log_softmax" not in text
 
 
+def test_cases_of_a_gpu_are_listed_without_one(monkeypatch, capsys):
+    monkeypatch.setattr(cli.torch.cuda, "is_available", lambda: False)
+    command = ["--device", "cuda", "--op", "attention_backward", "nm_linear"]
+    assert cli.main(["--list", *command]) == 0
+    text = capsys.readouterr().out
+    assert "attention_backward dense bf16 cuda 1×16×16384×128 dense" in text
+    assert "nm_linear nm_gemm bf16 cuda 8192×8192×8192 2:4" in text
+    with pytest.raises(SystemExit, match="sees no GPU"):
+        cli.main(command)
+
+
 def test_a_tiny_run_writes_everything(tmp_path, capsys):
     names = {kind: tmp_path / f"run.{kind}" for kind in ("json", "csv", "html", "png")}
     files = [arg for kind, path in names.items() for arg in (f"--{kind}", str(path))]
