@@ -54,11 +54,11 @@ Counters& counters() {
   return instance;
 }
 
-void Counters::begin_launch(const char* kernel) {
+void Counters::begin_launch(const char* kernel, uint64_t blocks) {
   if (!on) return;
   open_.clear();
   executions_.clear();
-  launches_.push_back({kernel, {}});
+  launches_.push_back({kernel, blocks, {}});
 }
 
 // A thread's nth execution of an instruction is taken to be its warp's nth.
@@ -122,7 +122,7 @@ std::string Counters::take() {
     if (&launch != &launches_.front()) out << ", ";
     Counts total;
     for (const auto& [code, counts] : launch.lines) total.add(counts);
-    out << "{\"kernel\": " << quoted(launch.kernel) << ", ";
+    out << "{\"kernel\": " << quoted(launch.kernel) << ", \"blocks\": " << launch.blocks << ", ";
     write(out, total);
     out << ", \"lines\": [";
     bool first = true;

@@ -27,7 +27,7 @@ class Counters {
  public:
   bool on = false;
 
-  void begin_launch(const char* kernel);
+  void begin_launch(const char* kernel, uint64_t blocks);
   void end_cluster();
   void touch(const Thread& t, uintptr_t p, size_t bytes, bool shared, bool write, uint32_t code);
   // Eight rows of a matrix of ldmatrix or stmatrix.
@@ -50,6 +50,7 @@ class Counters {
   };
   struct Launch {
     std::string kernel;
+    uint64_t blocks;
     std::map<uint32_t, Counts> lines;
   };
 

@@ -100,9 +100,9 @@ void Machine::run(const Grid& wanted, void (*entry)(const void*), const void* co
   context_ = context;
   findings = Findings();
   launched.emplace_back(grid.name);
-  counters().begin_launch(grid.name);
   const uint64_t block_threads = uint64_t(grid.block.x) * grid.block.y * grid.block.z;
   const uint64_t blocks_total = uint64_t(grid.grid.x) * grid.grid.y * grid.grid.z;
+  counters().begin_launch(grid.name, blocks_total);
   cluster_blocks = grid.cluster ? grid.cluster : 1;
   auto reject = [&](const char* why) {
     throw std::runtime_error(std::string("simt: launch of ") + grid.name + ": " + why);

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
+from collections.abc import Callable
 
 from tests.simt.simt_lib import library_path
 
@@ -26,3 +28,14 @@ def launches() -> list[str]:
 
 def launched() -> set[str]:
     return set(launches())
+
+
+def counted(call: Callable[[], object]) -> list[dict]:
+    """What `call` launches, in order: kernel, blocks, and what they ask of memory."""
+    emulator().simt_take_counts()
+    emulator().simt_count(1)
+    try:
+        call()
+    finally:
+        emulator().simt_count(0)
+    return json.loads(emulator().simt_take_counts())

@@ -3,6 +3,8 @@ row first."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ import fastops
 from fastops import BlockMask
 from fastops._lib import _native
 from tests.simt import test_attention_ops
-from tests.simt.emulator import emulator, launched, launches
+from tests.simt.emulator import counted, emulator, launched, launches
 from tests.simt.simt_lib import library_path
 from tests.simt.test_attention_ops import check
 
@@ -229,3 +231,62 @@ def test_split_rows_run_as_pieces(monkeypatch) -> None:
     offsets = mask.lists[0]
     offsets[1:] = torch.randint(-90, 900, offsets[1:].shape, generator=generator)
     fastops.block_sparse_attention(q, k, k, mask)
+
+
+@pytest.fixture
+def processors():
+    """Sets how many SMs there are."""
+    yield lambda count: emulator().simt_set_device(count, 9, 0)
+    emulator().simt_set_device(4, 9, 0)
+
+
+# Samples, heads of q and kv, lengths, channels of keys and values. Rows of one head and of packed
+# ones, for two warpgroups and for one; five listed tiles, so that rows swap stages, and six.
+EVERYTHING = [
+    (1, (1, 1), (301, 601), (64, 64)), (2, (4, 2), (50, 645), (40, 64)),
+    (2, (6, 3), (20, 580), (64, 56)), (1, (1, 1), (260, 602), (128, 104)),
+    (2, (3, 1), (49, 301), (128, 128)), (1, (1, 1), (261, 310), (256, 256)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("batch", "heads", "lengths", "channels"), EVERYTHING)
+def test_blocks_take_turns(batch, dtype, heads, lengths, channels, processors, monkeypatch) -> None:
+    """Where everything is kept, more tiles than blocks give the same bits as one for each."""
+    monkeypatch.setenv("FASTOPS_SM90", "1")
+    plan = _native.attention_cuda_plan(
+        dense=True, seq_q=lengths[0], group=heads[0] // heads[1],
+        head_dim=channels[0], value_dim=channels[1],
+    )  # fmt: skip
+    tiles = batch * heads[0] // plan["pack"] * -(-lengths[0] // plan["rows"])
+    assert lengths[1] > 4 * plan["columns"]
+    assert tiles > 2 * plan["blocks"]
+    processors(1)
+    options = {"own": None, "sinks": channels[0] == 128, "batch": batch, "backward": False}
+    names = check(dtype, *channels, lengths, heads, (128, 128), **options)
+    assert names == {"attention forward hopper"}
+    q = torch.randn(batch, heads[0], lengths[0], channels[0]).to(dtype)
+    k, v = (torch.randn(batch, heads[1], lengths[1], c).to(dtype) for c in channels)
+    turns = fastops.block_sparse_attention(q, k, v, return_lse=True)
+    # As many blocks as tiles, or fewer tiles than the device has room for.
+    processors(tiles // plan["blocks"] * (1 if dtype == torch.float16 else 2))
+    one_each = fastops.block_sparse_attention(q, k, v, return_lse=True)
+    assert all(a.equal(b) for a, b in zip(turns, one_each, strict=True))
+
+
+def test_a_grid_is_no_larger_than_what_runs_at_once(processors, monkeypatch) -> None:
+    """But where rows that nothing sorts differ in length: the device hands them out."""
+    monkeypatch.setenv("FASTOPS_SM90", "1")
+    kept = torch.rand(1, 3, 300, 16) < 0.5
+    for length, elements, persistent in (
+        (300, None, True), (300, kept, True),
+        (100, kept[0, 0, :100], True), (100, kept[:, :, :100], False),
+    ):  # fmt: skip
+        q, k = torch.randn(1, 3, length, 64).half(), torch.randn(1, 3, 16, 64).half()
+        mask = None if elements is None else BlockMask.from_element_mask(elements, 128)
+        tiles = 3 * -(-length // 128)
+        for count in (2, tiles, 20):
+            processors(count)
+            found = counted(partial(fastops.block_sparse_attention, q, k, k, mask))
+            blocks = [f["blocks"] for f in found if f["kernel"] == "attention forward hopper"]
+            assert blocks == [min(tiles, count) if persistent else tiles]

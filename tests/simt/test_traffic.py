@@ -3,7 +3,6 @@ Where a kernel also reads a plan or writes partial results, these are allowed fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import pytest
@@ -11,23 +10,17 @@ import torch
 
 import fastops
 from tests.nm.samples import randn, sparse
-from tests.simt.emulator import emulator
+from tests.simt.emulator import counted
 
 HALF = torch.float16
 
 
-def counted(call: Callable[[], object]) -> dict[str, int]:
+def bytes_moved(call: Callable[[], object]) -> dict[str, int]:
     """Kernel -> bytes of global memory its launches read and wrote."""
-    emulator().simt_take_counts()
-    emulator().simt_count(1)
-    try:
-        call()
-    finally:
-        emulator().simt_count(0)
     moved: dict[str, int] = {}
-    for launch in json.loads(emulator().simt_take_counts()):
-        bytes_moved = launch["read_bytes"] + launch["written_bytes"]
-        moved[launch["kernel"]] = moved.get(launch["kernel"], 0) + bytes_moved
+    for launch in counted(call):
+        both = launch["read_bytes"] + launch["written_bytes"]
+        moved[launch["kernel"]] = moved.get(launch["kernel"], 0) + both
     return moved
 
 
@@ -58,7 +51,7 @@ def test_softmax(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (forward, run_forward),
         (backward, lambda: torch.ops.fastops.softmax_backward(x, y, [dim])),
     ]:
-        moved = counted(call)
+        moved = bytes_moved(call)
         assert all(name.startswith(kernel) for name in moved)
         floor = bytes_each * x.numel()
         assert floor <= sum(moved.values()) <= floor + partial * shape[0]
@@ -70,7 +63,7 @@ def test_sparse_stream() -> None:
     _, weight = sparse(out, features, "2:4", HALF)
     x = randn(rows, features, dtype=HALF)
     fastops.nm_linear(x, weight)  # packs the weight
-    moved = counted(lambda: fastops.nm_linear(x, weight))
+    moved = bytes_moved(lambda: fastops.nm_linear(x, weight))
     blocks = out // 64 * features // 64
     assert moved["nm sparse_stream"] == blocks * 4608 + out // 64 * x.numel() * 2 + rows * out * 2
 
@@ -81,7 +74,7 @@ def test_sparse_matmul() -> None:
     _, weight = sparse(out, features, "2:4", HALF)
     x = randn(rows, features, dtype=HALF)
     fastops.nm_linear(x, weight)
-    moved = counted(lambda: fastops.nm_linear(x, weight))
+    moved = bytes_moved(lambda: fastops.nm_linear(x, weight))
     warps_of_a_weight = 2
     weights = out // 64 * features // 64 * 4608 * warps_of_a_weight
     assert moved["nm sparse_matmul"] == weights + x.numel() * 2 + rows * out * 2
@@ -91,12 +84,12 @@ def test_merge_rows() -> None:
     """x once, y once; the plan and the sizes per row."""
     x = randn(2, 64, 256, dtype=HALF)
     plan = fastops.match_tokens(x, r=16)
-    moved = counted(lambda: fastops.merge_tokens(x, plan))
+    moved = bytes_moved(lambda: fastops.merge_tokens(x, plan))
     rows = 2 * 48
     floor = x.numel() * 2 + rows * 256 * 2
     assert floor <= moved["merge rows"] <= 1.1 * floor
     y = fastops.merge_tokens(x, plan)
     y = y[0] if isinstance(y, tuple) else y
-    moved = counted(lambda: fastops.unmerge_tokens(y, plan))
+    moved = bytes_moved(lambda: fastops.unmerge_tokens(y, plan))
     floor = 2 * x.numel() * 2
     assert floor <= moved["unmerge rows"] <= 1.1 * floor

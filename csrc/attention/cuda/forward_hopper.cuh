@@ -1,9 +1,9 @@
 // The forward pass on Hopper (sm_90a): TMA, wgmma, a warpgroup that copies and one or two that
 // multiply.
 //
-// Where rows are sorted as many blocks as run at once take them one after the other, or pieces of
-// them, whoever is done the next: queries and first tiles of one come while the last is multiplied
-// and written. Elsewhere each block has one.
+// As many blocks as run at once take rows one after the other: queries and first tiles of one come
+// while the last is multiplied and written. Sorted rows, or pieces of them, go to whoever is done;
+// where all have as many blocks, each block has every gridDim.x-th. Elsewhere each has one.
 //
 // A multiplying warpgroup has 64 rows of queries; all of a block share a list, of which a tile has
 // 128 columns, or 64 where there is no room for more (hopper_columns). The first warp walks the
@@ -86,17 +86,18 @@ __device__ __forceinline__ void copy_tiles(const ForwardParams& p, const HopperM
   const int lane = int(threadIdx.x), group = int(unsigned(p.heads) / unsigned(p.kv_heads));
   const int nowhere = int(p.seq_kv);
   int step = 0, turn = 0;
+  unsigned block = blockIdx.x;
   bool first = true, more = true;
 #pragma unroll 1
   while (more) {
     HopperWork work;
     bool nothing;
     do {
-      unsigned block = blockIdx.x;
-      if (!first) {  // without a counter everything has been taken
-        block = gridDim.x;
-        if (order.next && lane == 0) block += unsigned(atomicAdd(order.next, 1));
-        block = order.next ? __shfl_sync(kAllLanes, block, 0) : unsigned(order.tiles);
+      if (!first && order.next) {  // whoever is done takes the next
+        if (lane == 0) block = gridDim.x + unsigned(atomicAdd(order.next, 1));
+        block = __shfl_sync(kAllLanes, block, 0);
+      } else if (!first) {
+        block += gridDim.x;
       }
       first = false;
       more = block < order.tiles;

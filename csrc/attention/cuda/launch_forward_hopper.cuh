@@ -17,7 +17,10 @@ void run_hopper(const ForwardParams& p, const HopperCut& cut, void* stream) {
   };
   const auto [order, splits] = order_hopper_rows(p, cut, stream);
   const int64_t wave = int64_t{fastops::cuda::device_info().sm_count} * Tile::kBlocksPerSm;
-  const int64_t blocks = order.next && order.tiles > wave ? wave : order.tiles;
+  // Unsorted rows of several lengths are left to the device to hand out.
+  const bool alike = !p.mask.by_query.offsets || order.lists * order.rows == 1;
+  const bool persistent = (order.next || alike) && order.tiles > wave;
+  const int64_t blocks = persistent ? wave : order.tiles;
   launch(
       &forward_hopper_kernel<T, kD, kConsumers>,
       {"attention forward hopper", grid_of(blocks), dim3(Tile::kThreads), Tile::kShared, 1, stream},
