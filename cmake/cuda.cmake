@@ -23,6 +23,11 @@ set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu csrc/softmax/cuda/rin
     csrc/nm/cuda/wgmma_bf16.cu csrc/attention/cuda/forward_hopper_f16.cu
     csrc/attention/cuda/forward_hopper_bf16.cu csrc/attention/cuda/backward_hopper_f16.cu
     csrc/attention/cuda/backward_hopper_bf16.cu)
+# Whether those are chosen where FASTOPS_SM90 is not set (csrc/cuda/hopper.h). ON needs a record from
+# hardware under bench/results: tests/bench/test_bench_hopper.py.
+set(FASTOPS_HOPPER_BY_DEFAULT OFF)
+set(FASTOPS_HOPPER_DEFINITIONS
+    FASTOPS_CUDA_SM90 FASTOPS_HOPPER_BY_DEFAULT=$<BOOL:${FASTOPS_HOPPER_BY_DEFAULT}>)
 # One-instruction kernels that run on a GPU and on the host (docs/simt.md).
 set(FASTOPS_CONFORMANCE_SOURCES tests/simt/conformance/list.cpp tests/simt/conformance/thread_probes.cu
     tests/simt/conformance/warp_probes.cu)
@@ -99,8 +104,8 @@ set(FASTOPS_CUDA_OBJECTS $<TARGET_OBJECTS:fastops_cuda_kernels>)
 if(FASTOPS_SM90_GENCODE)
   add_library(fastops_cuda_sm90 OBJECT ${FASTOPS_CUDA_SM90_SOURCES})
   target_compile_options(fastops_cuda_sm90 PRIVATE ${FASTOPS_SM90_GENCODE})
-  target_compile_definitions(fastops_cuda_sm90 PRIVATE FASTOPS_CUDA_SM90)
-  target_compile_definitions(fastops_cuda_kernels PRIVATE FASTOPS_CUDA_SM90)
+  target_compile_definitions(fastops_cuda_sm90 PRIVATE ${FASTOPS_HOPPER_DEFINITIONS})
+  target_compile_definitions(fastops_cuda_kernels PRIVATE ${FASTOPS_HOPPER_DEFINITIONS})
   list(APPEND FASTOPS_CUDA_OBJECTS $<TARGET_OBJECTS:fastops_cuda_sm90>)
 endif()
 

@@ -9,6 +9,7 @@ if(TARGET libfastops_cuda)
   set(FASTOPS_RECORD_CUDA "\"${CMAKE_CUDA_COMPILER_VERSION}\"")
   string(REPLACE ";" "\", \"" FASTOPS_RECORD_ARCHS "\"${archs}\"")
 endif()
+set(FASTOPS_RECORD_HOPPER $<IF:$<BOOL:${FASTOPS_HOPPER_BY_DEFAULT}>,true,false>)
 string(REPLACE ";" "\", \"" FASTOPS_RECORD_ISAS "\"${FASTOPS_ISAS}\"")
 file(GENERATE OUTPUT ${FASTOPS_OUTPUT}/build.json CONTENT "{
   \"commit\": \"${FASTOPS_COMMIT}\",
@@ -18,6 +19,7 @@ file(GENERATE OUTPUT ${FASTOPS_OUTPUT}/build.json CONTENT "{
   \"torch\": \"${FASTOPS_TORCH_VERSION}\",
   \"cpu_isas\": [${FASTOPS_RECORD_ISAS}],
   \"cuda\": ${FASTOPS_RECORD_CUDA},
-  \"cuda_archs\": [${FASTOPS_RECORD_ARCHS}]
+  \"cuda_archs\": [${FASTOPS_RECORD_ARCHS}],
+  \"hopper_by_default\": ${FASTOPS_RECORD_HOPPER}
 }
 ")

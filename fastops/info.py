@@ -75,12 +75,16 @@ def _hopper() -> str:
     """Whether the kernels written for sm_90a are built and may be chosen."""
     from fastops import _load
 
-    archs = _load.build_record().get("cuda_archs") or []
-    if not any(str(arch).startswith("9.") for arch in archs):
+    record = _load.build_record()
+    if not any(str(arch).startswith("9.") for arch in record.get("cuda_archs") or []):
         return "not built"
-    if os.environ.get("FASTOPS_SM90") == "1":
-        return "on (FASTOPS_SM90=1): no record from hardware speaks for them yet"
-    return "built, but off: no record from hardware yet; FASTOPS_SM90=1 turns them on"
+    asked, by_default = os.environ.get("FASTOPS_SM90"), record.get("hopper_by_default") is True
+    unproved = "" if by_default else ": no record from hardware speaks for them yet"
+    if asked:
+        return f"on (FASTOPS_SM90=1){unproved}" if asked == "1" else f"off (FASTOPS_SM90={asked})"
+    if by_default:
+        return "on: a record from hardware speaks for them; FASTOPS_SM90=0 turns them off"
+    return f"built, but off{unproved}; FASTOPS_SM90=1 turns them on"
 
 
 def _gpus() -> list[str]:

@@ -20,7 +20,7 @@ def folder_of(device: str) -> str:
 
 
 def device_files(folder: Path) -> Iterator[Path]:
-    """The files of results in a device's folder, which also holds proof.json."""
+    """The files of results in a device's folder, which also holds proofs."""
     for path in sorted(folder.glob("*.json")):
         if "results" in json.loads(path.read_text(encoding="utf-8")):
             yield path

@@ -14,6 +14,7 @@ from ..families import FAMILIES, name_of, tests_of
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("correctness", "sanitizers", "benchmarks", "report")
 GPU_TESTS = "tests/cuda"
+CONFORMANCE = "conformance.json"  # of a device's folder
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # A test that takes the `device` fixture.
 ON_DEVICE = re.compile(r"def test_\w+\([^)]*\bdevice\b")
@@ -54,15 +55,16 @@ def plan(
     """The steps of `parts` in their order, about `ops` alone where there are any. The report is no
     step: it needs no other process. `hopper`: once more with the kernels that need a Hopper GPU,
     which are off by default; their times go to a folder beside the others, for bench.compare."""
-    makers = {"correctness": _correctness, "sanitizers": _sanitizers}
     steps = []
     for part in PARTS:
         if part not in parts:
             continue
-        if part == "benchmarks":
+        if part == "correctness":
+            steps += _correctness(ops, results)
+        elif part == "sanitizers":
+            steps += _sanitizers(ops)
+        elif part == "benchmarks":
             steps += _benchmarks(ops, results, quick)
-        elif part in makers:
-            steps += makers[part](ops)
     return steps + (_with_hopper_kernels(steps, results / HOPPER_FOLDER) if hopper else [])
 
 
@@ -92,13 +94,13 @@ def _pytest(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rfEs", *arguments)
 
 
-def _correctness(ops: Sequence[str] | None) -> list[Step]:
+def _correctness(ops: Sequence[str] | None, results: Path) -> list[Step]:
     if ops:
         wanted = [f for f in FAMILIES if set(ops) & set(f.OPS)]
         folders, steps = [GPU_TESTS, *dict.fromkeys(map(tests_of, wanted))], []
     else:
         conformance = _pytest("tests/simt/test_conformance.py")
-        steps = [_record(), Step("correctness", "emulator against this GPU", conformance)]
+        steps = [_record(results), Step("correctness", "emulator against this GPU", conformance)]
         folders = [GPU_TESTS, *(f for f in _test_folders() if f != GPU_TESTS)]
     for folder in folders:
         files = {str(path.relative_to(ROOT)): path.read_text() for path in _test_files(folder)}
@@ -126,7 +128,7 @@ def _test_folders() -> list[str]:
     return [f"tests/{name}" for name in sorted(found - {"bench", "build", "simt"})]
 
 
-def _record() -> Step:
+def _record(results: Path) -> Step:
     """The one-instruction kernels, for the emulator to be held against (docs/simt.md)."""
     built = sorted((ROOT / "build").glob("cmake-*/fastops_conformance"))
     built += sorted((ROOT / "fastops" / "_lib").glob("fastops_conformance"))
@@ -134,7 +136,7 @@ def _record() -> Step:
     return Step(
         "correctness",
         "record of single instructions",
-        (sys.executable, "-m", "tests.simt.record", program),
+        (sys.executable, "-m", "tests.simt.record", program, str(results / CONFORMANCE)),
         missing="" if built else "fastops_conformance is not built (make conformance)",
     )
 

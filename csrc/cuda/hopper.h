@@ -8,13 +8,16 @@
 
 namespace fastops::cuda {
 
-// They are compiled in, the device has their instructions, and FASTOPS_SM90=1 turns them on: no
-// record from hardware speaks for them yet (docs/cuda.md). Read at every call, so that tests and
-// comparisons can switch within a process.
+// They are compiled in, the device has their instructions, and FASTOPS_SM90=1 asks for them. Where
+// it says nothing the default counts, which only a record from hardware may turn on (docs/cuda.md,
+// FASTOPS_HOPPER_BY_DEFAULT in cmake/cuda.cmake). Read at every call, so that tests and comparisons
+// can switch within a process.
 inline bool hopper_enabled([[maybe_unused]] const DeviceInfo& device) {
 #ifdef FASTOPS_CUDA_SM90
   const char* value = std::getenv("FASTOPS_SM90");
-  return device.major == 9 && value != nullptr && std::strcmp(value, "1") == 0;
+  const bool asked = value != nullptr && *value != '\0';
+  const bool wanted = asked ? std::strcmp(value, "1") == 0 : FASTOPS_HOPPER_BY_DEFAULT != 0;
+  return device.major == 9 && wanted;
 #else
   return false;
 #endif

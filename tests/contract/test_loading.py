@@ -98,18 +98,23 @@ def test_info_names_every_public_op():
 
 
 @pytest.mark.parametrize(
-    ("archs", "variable", "said"),
-    [([], None, "not built"), (["8.0"], "1", "not built"),
-     (["8.0", "9.0a"], None, "FASTOPS_SM90=1 turns them on"), (["9.0a"], "1", "on (")],
+    ("archs", "by_default", "variable", "said"),
+    [([], False, None, "^not built"), (["8.0"], True, "1", "^not built"),
+     (["8.0", "9.0a"], False, None, "^built, but off: no record .* FASTOPS_SM90=1 turns them on"),
+     (["9.0a"], None, "", "^built, but off"), (["9.0a"], False, "1", "^on .* no record"),
+     (["9.0a"], False, "0", "^off"), (["9.0a"], True, "0", "^off"), (["9.0a"], True, "yes", "^off"),
+     (["9.0a"], True, None, "^on: a record .* FASTOPS_SM90=0 turns them off"),
+     (["9.0a"], True, "1", r"^on \(FASTOPS_SM90=1\)$")],
 )  # fmt: skip
-def test_info_says_whether_hopper_kernels_run(monkeypatch, archs, variable, said):
+def test_info_says_whether_hopper_kernels_run(monkeypatch, archs, by_default, variable, said):
     from fastops import info
 
-    monkeypatch.setattr(_load, "build_record", lambda: {"cuda_archs": archs})
+    record = {"cuda_archs": archs, "hopper_by_default": by_default}
+    monkeypatch.setattr(_load, "build_record", lambda: record)
     monkeypatch.delenv("FASTOPS_SM90", raising=False)
-    if variable:
+    if variable is not None:
         monkeypatch.setenv("FASTOPS_SM90", variable)
-    assert said in info.collect()["hopper_kernels"]
+    assert re.search(said, info.collect()["hopper_kernels"])
 
 
 def test_cuda_tensors_under_cpu_torch():

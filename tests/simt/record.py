@@ -1,6 +1,7 @@
 """Runs the conformance program on this machine's GPU and keeps what it left in golden.json.
 
-`python -m tests.simt.record PROGRAM`; `make record-conformance` builds PROGRAM first.
+`python -m tests.simt.record PROGRAM [FILE]`; `make record-conformance` builds PROGRAM first. FILE
+gets the same record: `make gpu` keeps one beside the device's results.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ def parse(output: str) -> dict[str, object]:
 
 
 def main() -> None:
-    run = subprocess.run([sys.argv[1]], capture_output=True, text=True)
+    program, *files = sys.argv[1:]
+    run = subprocess.run([program], capture_output=True, text=True)
     print(run.stderr, end="")
     if run.returncode == 2:
         sys.exit(2)
-    GOLDEN.write_text(json.dumps(parse(run.stdout), indent=2) + "\n")
-    print(f"wrote {GOLDEN}")
+    text = json.dumps(parse(run.stdout), indent=2) + "\n"
+    for path in (GOLDEN, *map(Path, files)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(f"wrote {path}")
     sys.exit(run.returncode)
 
 

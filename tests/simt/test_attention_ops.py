@@ -10,6 +10,7 @@ import torch
 
 import fastops
 from fastops import BlockMask
+from fastops._lib import _native
 from fastops.attention.reference import attention_reference
 from tests.simt.emulator import emulator, launched
 
@@ -145,8 +146,16 @@ def test_hopper(dtype, head_dim, value_dim, heads, block) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("head_dim", "value_dim"), [(96, 72), (192, 128), (256, 200), (24, 256)])
 def test_hopper_channels(dtype, head_dim, value_dim, heads, block) -> None:
-    """The other widths, filled and not; boxes that hold no channel."""
-    names = check(dtype, head_dim, value_dim, (140, 700), heads, block, backward=False)
+    """The other widths, filled and not; boxes that hold no channel; five tiles a list and more."""
+    plan = _native.attention_cuda_plan(
+        block_q=block[0], group=heads[0], head_dim=head_dim, value_dim=value_dim
+    )
+    shape = (1, 1, 140, 1100 if plan["columns"] == 128 else 700)
+    elements = random_mask(shape, block, 140)
+    listed = BlockMask.from_element_mask(elements, block).lists[0].diff().max() * block[1]
+    assert listed > 4 * plan["columns"]
+    options = {"elements": elements, "backward": False}
+    names = check(dtype, head_dim, value_dim, shape[2:], heads, block, **options)
     assert names == {"attention forward hopper"}
 
 

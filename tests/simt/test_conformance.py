@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
+from tests.simt import record as recording
 from tests.simt.record import GOLDEN, NOT_RECORDED, parse, unpack
 from tests.simt.simt_lib import library_path
 
@@ -62,3 +65,24 @@ def test_a_recording_is_read_back() -> None:
         "mma": [1, 2**32 - 1],
         "bulk_copy": [2**31],
     }
+
+
+def test_a_recording_is_kept_in_every_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, golden = tmp_path / "program", tmp_path / "golden.json"
+    copy = tmp_path / "nvidia-test" / "conformance.json"
+    program.write_text(
+        "#!/bin/sh\necho 'device: NVIDIA Test'\necho 'mma: 00000007'\nexit $STATUS\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(recording, "GOLDEN", golden)
+    monkeypatch.setattr(sys, "argv", ["record", str(program), str(copy)])
+    for status in (0, 1):  # 1: a probe contradicts the manual
+        monkeypatch.setenv("STATUS", str(status))
+        with pytest.raises(SystemExit) as left:
+            recording.main()
+        assert left.value.code == status
+        kept = json.loads(copy.read_text())
+        assert kept == json.loads(golden.read_text())
+        assert (kept["device"], unpack(kept["probes"]["mma"])) == ("NVIDIA Test", [7])

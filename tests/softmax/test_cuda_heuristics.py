@@ -52,6 +52,28 @@ def test_clusters_wait_for_a_record_from_hardware() -> None:
     assert plan(4096, 1 << 20, hopper=True, **A100)["kernel"] == "split"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "backward", "block"),
+    [
+        ("bfloat16", False, 114_688), ("bfloat16", True, 57_344), ("float32", False, 57_344),
+        ("float32", True, 28_672), ("float64", False, 28_672), ("float64", True, 14_336),
+    ],
+)  # fmt: skip
+def test_the_longest_rows_that_shared_memory_holds(dtype: str, backward: bool, block: int) -> None:
+    """The table of docs/softmax.md."""
+
+    def kernel(n: int, **options) -> tuple[str, int]:
+        p = plan(4096, n, dtype, backward=backward, aligned=True, **options)
+        return p["kernel"], p["blocks_per_row"]
+
+    assert kernel(block) == ("stream", 1)
+    assert kernel(block + 1)[0] == "split"
+    assert kernel(16 * block, hopper=True) == ("cluster", 16)
+    assert kernel(16 * block + 1, hopper=True)[0] == "split"
+    assert plan(65, 1 << 17, dtype, backward=backward, hopper=True)["kernel"] == "split"
+    assert plan(66, 1 << 17, dtype, backward=backward, hopper=True)["kernel"] == "cluster"
+
+
 def test_rings_wait_for_a_record_from_hardware() -> None:
     for n, last in ((64, "ring"), (4096, "ring"), (8192, "ring"), (8200, "block_row")):
         assert plan(1 << 18, n)["kernel"] in ("rows", "block_row")

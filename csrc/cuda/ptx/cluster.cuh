@@ -40,15 +40,16 @@ __device__ __forceinline__ void st_cluster_64(unsigned mapped_address, uint2 v) 
                : "memory");
 }
 
-// barrier.cluster.arrive.release.aligned (sm_90): orders this thread's earlier writes, local and
-// remote, before the matching wait of every thread of the cluster.
+// barrier.cluster.arrive.release (sm_90): orders this thread's earlier writes, local and remote,
+// before the matching wait of every thread of the cluster. Not .aligned: lanes come here from
+// branches of one lane, and only a __syncwarp would promise that they come together.
 __device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" : : : "memory");
+  asm volatile("barrier.cluster.arrive.release;" : : : "memory");
 }
 
-// barrier.cluster.wait.acquire.aligned (sm_90): each arrive needs exactly one wait.
+// barrier.cluster.wait.acquire (sm_90): each arrive needs exactly one wait.
 __device__ __forceinline__ void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" : : : "memory");
+  asm volatile("barrier.cluster.wait.acquire;" : : : "memory");
 }
 
 }  // namespace fastops::ptx
