@@ -16,8 +16,6 @@ from tests.build.budgets import DEFAULT_ARCHITECTURES, ROOT, matches, unused
 sys.path.insert(0, str(ROOT / "cmake"))
 import ptxas_report
 
-HARMLESS = {"C7519"}  # says where registers are moved for wgmma, not that anything waits
-
 
 def kernels() -> list[tuple[str, str, dict]]:
     return budgets.kernels("ptxas")
@@ -48,11 +46,13 @@ def test_no_kernel_spills() -> None:
 
 
 def test_wgmma_is_not_serialised() -> None:
-    """ptxas waits for every wgmma, with a remark only, where its rules are broken."""
+    """Where its rules are broken ptxas waits for every wgmma, or ignores setmaxnreg, with a remark
+    only. C7519, a warpgroup.arrive that it put in itself, is no wait, but the source lacks a fence
+    there: no kernel is to need it."""
     told = {
-        f"{arch} {kernel}": codes
+        f"{arch} {kernel}": facts["advice"]
         for arch, kernel, facts in kernels()
-        if (codes := set(facts.get("advice", ())) - HARMLESS)
+        if "advice" in facts
     }
     assert not told
 
@@ -82,3 +82,19 @@ def test_reads_what_ptxas_says() -> None:
         "kernel": "kernel_a", "arch": "sm_90a", "stack": 8, "spill_stores": 4, "spill_loads": 12,
         "registers": 168, "shared": 1024, "advice": ["C7510"],
     }  # fmt: skip
+
+
+def test_remarks_without_a_kernel_are_of_every_kernel() -> None:
+    lines = [
+        "ptxas info    : (C7508) Potential Performance Loss: 'setmaxnreg' ignored; unable to "
+        "determine register count at entry.",
+        "ptxas info    : (C7519) warpgroup.arrive is injected in around line 5 by compiler to "
+        "allow use of registers in GMMA in function 'kernel_b'",
+    ]
+    for name in ("kernel_a", "kernel_b"):
+        lines += [
+            f"ptxas info    : Compiling entry function '{name}' for 'sm_90a'",
+            "ptxas info    : Used 168 registers, used 1 barriers",
+        ]
+    advice = {record["kernel"]: record["advice"] for record in ptxas_report.parse(lines)}
+    assert advice == {"kernel_a": ["C7508"], "kernel_b": ["C7508", "C7519"]}
