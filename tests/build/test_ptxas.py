@@ -2,6 +2,11 @@
 
 `libfastops_cuda.ptxas.json` is written by the build; the budgets are the first pattern of
 `budget.json` that matches a kernel's name. A kernel without a budget fails: give it one.
+
+`registers` are those of the launch; what setmaxnreg makes of them is in instructions.json. `shared`
+is static. `dynamic` is what launches ask for beside it: a number of bytes where all ask for the
+same, else what is `usual` and the `most`. tests/simt/coverage.py holds emulated launches to it, and
+bench.model counts with it.
 """
 
 from __future__ import annotations
@@ -11,10 +16,12 @@ import sys
 import pytest
 
 from tests.build import budgets
-from tests.build.budgets import DEFAULT_ARCHITECTURES, ROOT, matches, unused
+from tests.build.budgets import DEFAULT_ARCHITECTURES, ROOT, unused
 
 sys.path.insert(0, str(ROOT / "cmake"))
 import ptxas_report
+
+SHARED_OF_A_BLOCK = 227 * 1024
 
 
 def kernels() -> list[tuple[str, str, dict]]:
@@ -22,7 +29,7 @@ def kernels() -> list[tuple[str, str, dict]]:
 
 
 def budget_of(kernel: str) -> dict | None:
-    return next((b for b in budgets.entries("budget.json") if matches(b, kernel)), None)
+    return budgets.budget_of(kernel, budgets.entries("budget.json"))
 
 
 def test_every_kernel_has_a_budget() -> None:
@@ -64,6 +71,16 @@ def test_within_budget(resource: str) -> None:
         for arch, kernel, facts in kernels()
         if (budget := budget_of(kernel)) is not None and facts[resource] > budget[resource]
     }
+    assert not over
+
+
+def test_shared_memory_fits_a_block() -> None:
+    """Of sm_90: static, and the most that a launch asks for."""
+    over = [
+        budget["kernel"]
+        for budget in budgets.entries("budget.json")
+        if budget["shared"] + budgets.dynamic(budget)[2] > SHARED_OF_A_BLOCK
+    ]
     assert not over
 
 
