@@ -59,25 +59,20 @@ def kernels(gpu: Gpu, library: Path = LIBRARY) -> Iterator[tuple[str, int, int, 
         json.loads(library.with_suffix(f".{kind}.json").read_text())[gpu.arch]
         for kind in ("ptxas", "sass")
     )
-    dynamic = {
-        pattern: shared for _, model in models() for pattern, shared in model.DYNAMIC_SHARED.items()
-    }
     left = dict(ptxas)
     for path in sorted((ROOT / "csrc").glob("*/cuda/budget.json")):
         for budget in json.loads(path.read_text()):
             names = fnmatch.filter(left, budget["kernel"])
             if not names:
                 continue
-            found = [(left.pop(name), sass[name], name) for name in names]
-            shared = max(
-                facts["shared"] + next((b for p, b in dynamic.items() if fnmatch.fnmatch(n, p)), 0)
-                for facts, _, n in found
-            )
+            found = [(left.pop(name), sass[name]) for name in names]
+            dynamic = budget.get("dynamic", 0)
+            usual = dynamic["usual"] if isinstance(dynamic, dict) else dynamic
             yield (
                 f"{path.parts[-3]} {budget['kernel']}",
-                max(facts["registers"] for facts, _, _ in found),
-                max(code["threads"] for _, code, _ in found),
-                shared,
+                max(facts["registers"] for facts, _ in found),
+                max(code["threads"] for _, code in found),
+                max(facts["shared"] for facts, _ in found) + usual,
                 len(found),
             )
 

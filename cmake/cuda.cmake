@@ -17,7 +17,7 @@ foreach(dtype f32 f16 bf16)
   list(APPEND FASTOPS_CUDA_SOURCES csrc/attention/cuda/forward_${dtype}.cu
                                    csrc/attention/cuda/backward_${dtype}.cu)
 endforeach()
-# These use instructions of sm_90.
+# These use instructions of sm_90a.
 set(FASTOPS_CUDA_SM90_SOURCES csrc/softmax/cuda/cluster.cu csrc/softmax/cuda/ring_f32.cu
     csrc/softmax/cuda/ring_f16.cu csrc/softmax/cuda/ring_bf16.cu csrc/nm/cuda/wgmma_f16.cu
     csrc/nm/cuda/wgmma_bf16.cu csrc/attention/cuda/forward_hopper_f16.cu
@@ -68,36 +68,17 @@ set(FASTOPS_PTXAS_REPORT ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/ptxas_re
 set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -Xptxas=-v,--register-usage-level=0")
 set(CMAKE_CUDA_COMPILER_LAUNCHER ${FASTOPS_PTXAS_REPORT} compile ${CMAKE_CUDA_COMPILER_LAUNCHER})
 
-# TORCH_CUDA_ARCH_LIST's grammar: "8.0;9.0a+PTX", spaces allowed. Default: sm_80 code, which the
-# PTX also carries to newer GPUs, and sm_90a code.
+# Default: sm_80 code, which the PTX also carries to newer GPUs, and sm_90a code.
 set(FASTOPS_CUDA_ARCHS "" CACHE STRING "CUDA architectures, as TORCH_CUDA_ARCH_LIST")
 set(archs "${FASTOPS_CUDA_ARCHS}")
 if(NOT archs)
   set(archs "8.0+PTX;9.0a")
 endif()
 string(REPLACE " " ";" archs "${archs}")
-set(FASTOPS_GENCODE "")
-set(FASTOPS_SM90_GENCODE "")
-foreach(arch IN LISTS archs)
-  if(NOT arch MATCHES "^([0-9]+)\\.([0-9][a-z]?)(\\+PTX)?$")
-    message(FATAL_ERROR "fastops: cannot read \"${arch}\" in TORCH_CUDA_ARCH_LIST; "
-                        "expected for example \"8.0;9.0a+PTX\"")
-  endif()
-  set(number "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
-  set(flags "SHELL:-gencode arch=compute_${number},code=sm_${number}")
-  if(CMAKE_MATCH_3)
-    list(APPEND flags "SHELL:-gencode arch=compute_${number},code=compute_${number}")
-  endif()
-  if(CMAKE_MATCH_1 LESS 8)
-    message(FATAL_ERROR "fastops: sm_${number} is older than sm_80, the least architecture")
-  endif()
-  list(APPEND FASTOPS_GENCODE ${flags})
-  if(CMAKE_MATCH_1 EQUAL 9)
-    list(APPEND FASTOPS_SM90_GENCODE ${flags})
-  endif()
-endforeach()
+include(cmake/cuda_archs.cmake)
+fastops_gencode("${archs}" FASTOPS_GENCODE FASTOPS_SM90_GENCODE)
 
-# Object libraries: what runs everywhere, and what only sm_90 has.
+# Object libraries: what runs everywhere, and what only sm_90a has.
 add_library(fastops_cuda_kernels OBJECT ${FASTOPS_CUDA_SOURCES})
 target_compile_options(fastops_cuda_kernels PRIVATE ${FASTOPS_GENCODE})
 set(FASTOPS_CUDA_OBJECTS $<TARGET_OBJECTS:fastops_cuda_kernels>)

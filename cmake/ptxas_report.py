@@ -6,7 +6,8 @@
 
 CMake runs the first as the launcher of the CUDA compiler and the second after linking. The result
 lies beside the library: `{architecture: {kernel: {registers, stack, spill_stores, spill_loads,
-shared, advice}}}`, where `advice` lists the codes of ptxas' remarks on wgmma (C7510 to C7519).
+shared, advice}}}`: `advice` lists the codes of ptxas' remarks (C75..) on wgmma and setmaxnreg.
+One that names no kernel is held against every kernel of its file.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
-ADVICE = re.compile(r"\((C75\d\d)\).*?'(\w+)'")
+# Remarks on setmaxnreg name no function.
+ADVICE = re.compile(r"\((C75\d\d)\).*?(?:function '(\w+)')?\s*$")
 CHATTER = ("ptxas info", "    ")
 
 
 def parse(lines: list[str]) -> list[dict[str, Any]]:
     """One record per kernel and architecture from the output of `ptxas -v`."""
     records: list[dict[str, Any]] = []
-    advice: dict[str, set[str]] = {}
+    advice: dict[str | None, set[str]] = {}
     for line in lines:
         if match := ADVICE.search(line):
             advice.setdefault(match[2], set()).add(match[1])
@@ -45,8 +47,8 @@ def parse(lines: list[str]) -> list[dict[str, Any]]:
             shared = SHARED.search(line)
             records[-1] |= {"registers": int(match[1]), "shared": int(shared[1]) if shared else 0}
     for record in records:
-        if record["kernel"] in advice:
-            record["advice"] = sorted(advice[record["kernel"]])
+        if told := advice.get(record["kernel"], set()) | advice.get(None, set()):
+            record["advice"] = sorted(told)
     return [r for r in records if "registers" in r]
 
 

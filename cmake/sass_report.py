@@ -3,8 +3,9 @@
 Counts the instructions that budgets speak of (CLASSES) with nvdisasm, and reads the launch bound,
 into LIBRARY.sass.json: `{architecture: {kernel: {threads, total, <class>...}}}`, classes that do
 not occur left out. One count is of order: exponentials between a wait that leaves wgmma in flight
-and the next wait. What has been read once is kept by content in `build/sass`, so that a second run
-costs nothing.
+and the next wait. Where setmaxnreg hands registers from warps to others, `registers` is the most
+that one of them uses: ptxas reports those of the launch. What has been read once is kept by content
+in `build/sass`, so that a second run costs nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ CLASSES = {
     "UTMASTG": r"UTMASTG",
     "UBLKCP": r"UBLKCP",  # bulk copy
     "SYNCS": r"SYNCS",  # mbarriers
+    "USETMAXREG": r"USETMAXREG",  # setmaxnreg
     "CCTL": r"CCTL",  # L1 emptied: by an acquire beyond the block
     "LDG.128": r"LDG\.(\w+\.)*128",
     "STG.128": r"STG\.(\w+\.)*128",
@@ -55,9 +57,12 @@ CLASSES = {
 PATTERNS = {name: re.compile(pattern) for name, pattern in CLASSES.items()}
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
 WAIT = re.compile(r".*\bWARPGROUP\.DEPBAR\S*\s+gsb\d+, 0x([0-9a-f]+)")
+# One register, or the first of several in a row; the others of these are named where they are used.
+REGISTER = re.compile(r"\bR(\d+)\b")
 # Exponentials that stand where a wait has left products of a warpgroup in flight.
 OVERLAPPED = "MUFU.EX2 during HGMMA"
-VERSION = f"2 {CLASSES} {INSTRUCTION.pattern} {WAIT.pattern}"  # what a kept reading depends on
+# What a kept reading depends on.
+VERSION = f"3 {CLASSES} {INSTRUCTION.pattern} {WAIT.pattern} {REGISTER.pattern}"
 
 
 def find(tool: str) -> str | None:
@@ -77,19 +82,29 @@ def count(lines: Iterable[str]) -> dict[str, dict[str, int]]:
     """Classes and total by mangled name, from what nvdisasm prints."""
     # Few spellings make up the code: each is matched against the classes once.
     spellings: dict[str, Counter] = {}
-    current: Counter = Counter()
+    registers: dict[str, int] = {}
+    kernel, current = "", Counter()
     in_flight = False
     for line in lines:
         if line.startswith(".text."):
-            current = spellings[line.rstrip().removeprefix(".text.").removesuffix(":")] = Counter()
+            kernel = line.rstrip().removeprefix(".text.").removesuffix(":")
+            current = spellings[kernel] = Counter()
             in_flight = False
         elif match := INSTRUCTION.match(line):
             current[match[1]] += 1
+            if match[1].startswith("USETMAXREG"):
+                registers.setdefault(kernel, 0)
+            if kernel in registers:
+                named = (int(number) + 1 for number in REGISTER.findall(line))
+                registers[kernel] = max(registers[kernel], *named, 0)
             if match[1].startswith("WARPGROUP.DEPBAR") and (wait := WAIT.match(line)):
                 in_flight = int(wait[1], 16) > 0
             elif in_flight and match[1].startswith("MUFU.EX2"):
                 current[OVERLAPPED] += 1
-    return {kernel: classify(found) for kernel, found in spellings.items()}
+    facts = {kernel: classify(found) for kernel, found in spellings.items()}
+    for kernel, most in registers.items():
+        facts[kernel]["registers"] = most
+    return facts
 
 
 def classify(spellings: Counter) -> dict[str, int]:

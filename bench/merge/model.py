@@ -7,11 +7,6 @@ from ..core.case import DTYPES, Case
 from ..core.roofline import Work
 from .cases import MODELS
 
-# Tiles of 64 channels (merge/cuda/heuristics.h).
-DYNAMIC_SHARED = {
-    "match_mma_kernel<*, false>": 32 * 1024,
-    "match_mma_kernel<*, true>": 64 * 1024,
-}
 # Tokens read, rows written, tokens written, merged rows read: how often each moves.
 PASSES = {
     "match_merge": (1, 1, 0, 0),

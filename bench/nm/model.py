@@ -8,14 +8,6 @@ from math import ceil, log2
 from ..core.case import DTYPES, Case
 from ..core.roofline import Work
 
-# Tiles of x (nm/cuda/sparse_matmul.cuh, wgmma_matmul.cuh).
-DYNAMIC_SHARED = {
-    "sparse_matmul_kernel<*, 8, *>": 64 * 1024,
-    "sparse_matmul_kernel<*, 4, *>": 32 * 1024,
-    "wgmma_matmul_kernel<*, 256, *>": 192 * 1024 + 6 * 16,
-    "wgmma_matmul_kernel<*, 128, *>": 192 * 1024 + 12 * 16,
-}
-
 
 def unit(case: Case) -> str:
     """Sparse tensor cores where the pattern satisfies 2:4, else dense ones; fp32 is exact."""

@@ -16,7 +16,6 @@ NEEDS = {
     "entmax15_backward": (3, 1),  # a square root
     "entmax_backward": (3, 2),
 }
-DYNAMIC_SHARED: dict[str, int] = {}
 
 
 def work(case: Case) -> Work:

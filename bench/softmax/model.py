@@ -14,15 +14,6 @@ NEEDS = {
     "softmax_backward": (3, 0),
     "log_softmax_backward": (3, 1),
 }
-# The longest slice of a row that lets two blocks share an SM, and rings whose slots are a power of
-# two bytes long (softmax/cuda/heuristics.h).
-DYNAMIC_SHARED = {
-    "stream_kernel<*": 112 * 1024,
-    "ring_kernel<*, 1, false>": 32 * 1024,
-    "ring_kernel<*, 4, false>": 32 * 1024,
-    "ring_kernel<*, 8, false>": 64 * 1024,
-    "ring_kernel<*, 4, true>": 48 * 1024,
-}
 
 
 def work(case: Case) -> Work | None:

@@ -37,7 +37,8 @@ DType dtype_of(const std::string& text) {
 
 py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bool backward,
                            bool full, bool aligned, bool contiguous, int64_t columns, bool dense,
-                           bool log, int sm_count, int major, int shared_optin, bool hopper) {
+                           bool log, int sm_count, int major, int shared_optin, bool hopper,
+                           int cluster) {
   Problem q;
   q.rows = rows;
   q.n = n;
@@ -53,7 +54,7 @@ py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bo
   q.full = full;
   q.backward = backward;
   q.inputs = backward ? 2 : 1;
-  const Plan p = plan(q, Device{sm_count, major, 0, shared_optin, hopper});
+  const Plan p = plan(q, Device{sm_count, major, 0, shared_optin, hopper, cluster});
   py::dict result;
   result["kernel"] = name(p.kernel);
   result["vecs"] = p.vecs;
@@ -80,6 +81,7 @@ void add_softmax_plans(py::module_& m) {
         py::arg("aligned") = true, py::arg("contiguous") = true, py::arg("columns") = 0,
         py::arg("dense") = false, py::arg("log") = false, py::arg("sm_count") = 132,
         py::arg("major") = 9, py::arg("shared_optin") = 232448, py::arg("hopper") = false,
+        py::arg("cluster") = kMaxClusterSize,
         "The kernel and its cut for a softmax problem on a device (default: an H200).");
 }
 

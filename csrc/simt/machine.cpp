@@ -72,7 +72,7 @@ void run_grid(const Grid& grid, void (*entry)(const void*), const void* context,
               size_t args_bytes) {
   static std::mutex one_launch_at_a_time;
   const std::lock_guard lock(one_launch_at_a_time);
-  note_coverage(grid.kernel);
+  note_coverage(grid.kernel, grid.shared_bytes);
   memory().begin_launch(args, args_bytes);
   machine().run(grid, entry, context);
 }

@@ -296,7 +296,7 @@ class Machine {
 };
 
 Machine& machine();
-void note_coverage(const void* kernel);
+void note_coverage(const void* kernel, size_t shared_bytes);
 // The running thread; null on the host's own stack. In hooks.cpp, beside its hottest reader.
 extern __attribute__((visibility("hidden"))) Thread* self;
 

@@ -36,3 +36,14 @@ def matches(entry: dict[str, Any], kernel: str) -> bool:
 def unused(entries: list[dict], found: list[tuple[str, str, dict]]) -> list[str]:
     """Patterns that no kernel has."""
     return [e["kernel"] for e in entries if not any(matches(e, kernel) for _, kernel, _ in found)]
+
+
+def budget_of(kernel: str, found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first of the entries that speaks of a kernel."""
+    return next((entry for entry in found if matches(entry, kernel)), None)
+
+
+def dynamic(budget: dict[str, Any]) -> tuple[int, int, int]:
+    """Bytes of dynamic shared memory that launches ask for: at least, usually, at most."""
+    asked = budget.get("dynamic", 0)
+    return (0, asked["usual"], asked["most"]) if isinstance(asked, dict) else (asked,) * 3

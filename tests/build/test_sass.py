@@ -2,11 +2,17 @@
 
 `libfastops_cuda.sass.json` is written by `make sass`. `instructions.json` beside the kernels names
 instructions (cmake/sass_report.py, CLASSES) for patterns of kernel names; every pattern that
-matches applies. What no kernel may have is here.
+matches applies: what a kernel `uses`, has `at_most`, `at_least` or `exactly`. What no kernel may
+have is here.
+
+Every count of PINNED is exact, as the compiler of requirements/cuda.txt makes it. Where a kernel or
+that compiler changes on purpose: `make sass`, then make the entries what the failure says the
+kernels have, and the tables of docs/attention.md and docs/nm.md with them.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +22,7 @@ import pytest
 
 from tests.build import budgets
 from tests.build.budgets import DEFAULT_ARCHITECTURES, ROOT, kernels, matches, unused
+from tests.build.libraries import library
 
 sys.path.insert(0, str(ROOT / "cmake"))
 import sass_report
@@ -24,6 +31,12 @@ NEVER = {
     "FLOAT_ATOMIC": "sums would depend on scheduling",
     "LOCAL": "registers spilled, or an array indexed at run time",
 }
+# Asynchronous copies and products, their barriers, and what setmaxnreg leads to: in kernels for
+# Hopper, which are to say how many they have of each.
+PINNED = {
+    "registers", "USETMAXREG", "HGMMA", "HGMMA.SP", "UTMALDG", "UTMASTG", "UBLKCP", "SYNCS",
+}  # fmt: skip
+COMPILER = "13.0."
 
 
 def required() -> list[dict]:
@@ -40,13 +53,13 @@ def test_every_kernel_is_in_both_reports() -> None:
 
 def test_kernels_use_the_instructions_they_are_written_for() -> None:
     known = set(sass_report.CLASSES)
-    assert not [e for e in required() if not set(e["uses"]) <= known]
+    assert not [e for e in required() if not set(e.get("uses", ())) <= known]
     lost = [
         f"{arch} {kernel}: no {name}"
         for arch, kernel, facts in kernels("sass")
         for entry in required()
         if matches(entry, kernel)
-        for name in entry["uses"]
+        for name in entry.get("uses", ())
         if not facts.get(name)
     ]
     assert not lost, "\n".join(lost)
@@ -78,6 +91,23 @@ def test_within_bounds(bound: str, sign: int) -> None:
         if sign * facts.get(name, 0) > sign * limit
     ]
     assert not outside, "\n".join(outside)
+
+
+def test_counts_are_exact() -> None:
+    """Of PINNED both ways: a kernel that has something no entry speaks of fails as well."""
+    compiler = json.loads(library("build.json").read_text())["cuda"]
+    if not compiler.startswith(COMPILER):
+        pytest.skip(f"counts are as nvcc {COMPILER}* makes them, this is {compiler}")
+    wrong = []
+    for arch, kernel, facts in kernels("sass"):
+        expected = {}
+        for entry in required():
+            if matches(entry, kernel):
+                expected |= entry.get("exactly", {})
+        found = {name: facts[name] for name in sorted(PINNED | set(expected)) if name in facts}
+        if found != expected:
+            wrong.append(f"{arch} {kernel}: has {found}, instructions.json says {expected}")
+    assert not wrong, "\n".join(wrong)
 
 
 # ---- the reader itself --------------------------------------------------------------------------
@@ -129,6 +159,22 @@ def test_exponentials_between_waits() -> None:
         "total": 8, "HGMMA": 1, "MUFU.EX2": 4, "WARPGROUP": 3, sass_report.OVERLAPPED: 2,
     }  # fmt: skip
     assert found["two"] == {"total": 1, "MUFU.EX2": 1}
+
+
+def test_registers_after_setmaxnreg() -> None:
+    code = """
+.text.one:
+        /*0000*/                   MOV R9, R8 ;
+        /*0010*/                   USETMAXREG.TRY_ALLOC.CTAPOOL UP0, 0xf0 ;
+        /*0020*/              @!P0 FFMA R200, R3, R100, RZ ;
+        /*0030*/                   USETMAXREG.DEALLOC.CTAPOOL 0x18 ;
+        /*0040*/                   MOV R20, UR237 ;
+.text.two:
+        /*0000*/                   MOV R250, R8 ;
+"""
+    found = sass_report.count(code.splitlines())
+    assert found["one"] == {"total": 5, "USETMAXREG": 2, "registers": 201}
+    assert found["two"] == {"total": 1}
 
 
 def test_what_has_been_read_is_not_read_again(tmp_path: Path, monkeypatch) -> None:

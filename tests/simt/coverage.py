@@ -3,7 +3,7 @@
 Under FASTOPS_SIMT_COVERAGE=FILE the runtime adds a line to it for each kernel and way to run it
 (csrc/simt/coverage.cpp). Required of the kernels that libfastops_simt.so holds: each instantiation
 has run, and each kernel with each element type in three orders of threads, with asynchronous copies
-late and early.
+late and early; and their launches have asked for the dynamic shared memory that budget.json says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from tests.build import budgets
 from tests.simt.simt_lib import ROOT, library_path
 
 LIBRARY = "libfastops_simt"
@@ -57,11 +59,11 @@ def with_element(kernel: str) -> str:
 
 
 def missing(defined: dict[int, str], lines: list[str]) -> list[str]:
-    """What has not run, from the lines `library address order async`."""
+    """What has not run, from the lines `library address order async shared`."""
     ran = set()
     ways = collections.defaultdict(set)
     for line in lines:
-        library, address, *how = line.split()
+        library, address, *how, _ = line.split()
         if library != LIBRARY + ".so":
             continue
         kernel = defined[int(address, 16)]
@@ -69,10 +71,32 @@ def missing(defined: dict[int, str], lines: list[str]) -> list[str]:
         ways[with_element(kernel)].update(how)
     never = sorted(set(defined.values()) - ran)
     found = [f"{kernel} has not run" for kernel in never]
-    for kernel in sorted({with_element(k) for k in defined.values()}):
-        lacking = ", ".join(sorted(WAYS - ways[kernel]))
-        if lacking and kernel in ways:
+    for kernel, how in sorted(ways.items()):
+        if lacking := ", ".join(sorted(WAYS - how)):
             found.append(f"{kernel} has not run {lacking}")
+    return found
+
+
+def outside_budget(
+    defined: dict[int, str], lines: list[str], entries: list[dict[str, Any]]
+) -> list[str]:
+    """Patterns of budget.json whose launches did not keep to their dynamic shared memory."""
+    asked = collections.defaultdict(set)
+    for line in lines:
+        library, address, *_, shared = line.split()
+        if library != LIBRARY + ".so":
+            continue
+        name = re.sub(r"fastops::(\w+::)*", "", defined[int(address, 16)].partition("::")[2])
+        asked[budgets.budget_of(name.replace(" >", ">"), entries)["kernel"]].add(int(shared))
+    found = []
+    for entry in entries:
+        least, usual, most = budgets.dynamic(entry)
+        seen = asked[entry["kernel"]]
+        if seen and not (least <= min(seen) and usual in seen and max(seen) <= most):
+            found.append(
+                f"{entry['kernel']}: launches with {sorted(seen)} bytes of dynamic shared memory, "
+                f"budget.json says {entry.get('dynamic', 0)}"
+            )
     return found
 
 
@@ -82,7 +106,9 @@ def main() -> int:
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     defined = kernels(symbols, kernel_names())
-    found = missing(defined, Path(sys.argv[1]).read_text().splitlines())
+    lines = Path(sys.argv[1]).read_text().splitlines()
+    found = missing(defined, lines)
+    found += outside_budget(defined, lines, budgets.entries("budget.json"))
     print(*found, sep="\n", end="\n" if found else "")
     kinds = {with_element(k) for k in defined.values()}
     print(

@@ -74,6 +74,21 @@ def test_the_longest_rows_that_shared_memory_holds(dtype: str, backward: bool, b
     assert plan(66, 1 << 17, dtype, backward=backward, hopper=True)["kernel"] == "cluster"
 
 
+@pytest.mark.parametrize("n", [32000, 65536, 300_000, 800_000, 1 << 20])
+def test_clusters_are_no_larger_than_the_device_launches(n: int) -> None:
+    largest = plan(4096, n, hopper=True)
+    assert largest["kernel"] == "cluster"
+    for cluster in (16, 8, 4, 2, 1):
+        p = plan(4096, n, hopper=True, cluster=cluster)
+        if largest["blocks_per_row"] <= cluster:
+            assert p == largest
+        else:  # in fewer blocks where their shared memory holds it, else split over the chip
+            assert p["kernel"] in ("cluster", "stream", "split")
+            assert p["kernel"] == "split" or p["blocks_per_row"] <= cluster
+            assert p["shared_bytes"] + 2048 <= H200["shared_optin"]
+    assert plan(4096, 1 << 20, hopper=True, cluster=8)["kernel"] == "split"
+
+
 def test_rings_wait_for_a_record_from_hardware() -> None:
     for n, last in ((64, "ring"), (4096, "ring"), (8192, "ring"), (8200, "block_row")):
         assert plan(1 << 18, n)["kernel"] in ("rows", "block_row")

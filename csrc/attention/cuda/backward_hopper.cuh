@@ -51,6 +51,7 @@ struct BackwardTile {
   static constexpr unsigned kBiasAt = kRingAt + 2 * sizeof(ListedTile);
   static constexpr unsigned kTeamBytes = (kBiasAt + kRows * 4 + 1023) / 1024 * 1024;
   static constexpr size_t kShared = kTeams * kTeamBytes;
+  static_assert(kShared + 1024 <= 228 * 1024);
 
   // One for the rows; by stage: has come, may be overwritten.
   enum Barrier { kRowsHere = 0, kTileHere = 1, kTileFree = 3 };

@@ -358,6 +358,7 @@ void run_wgmma(const MatmulParams& p, const SparsePlan& plan, void* stream) {
            static_cast<int>(row_tiles));
   };
   const auto run_rows = [&]<int kRows>(std::integral_constant<int, kRows>) {
+    static_assert(kWgmmaShared<kRows> + 1024 <= 228 * 1024);
     if (plan.cluster == 4) run(&wgmma_matmul_kernel<T, kRows, 4>, kWgmmaShared<kRows>);
     else if (plan.cluster == 2) run(&wgmma_matmul_kernel<T, kRows, 2>, kWgmmaShared<kRows>);
     else run(&wgmma_matmul_kernel<T, kRows, 1>, kWgmmaShared<kRows>);

@@ -15,12 +15,19 @@ void run_strided(const ForwardParams& p, const Plan& plan, bool rows_fast, void*
 template <typename Acc>
 void run_strided(const BackwardParams& p, const Plan& plan, bool rows_fast, void* stream);
 
+#ifdef FASTOPS_CUDA_SM90
+int largest_cluster();
+#else
+inline int largest_cluster() { return 1; }
+#endif
+
 namespace {
 
 Device current_device() {
   const fastops::cuda::DeviceInfo info = fastops::cuda::device_info();
-  return {info.sm_count, info.major, info.minor, info.shared_optin,
-          fastops::cuda::hopper_enabled(info)};
+  const bool hopper = fastops::cuda::hopper_enabled(info);
+  return {info.sm_count,     info.major, info.minor,
+          info.shared_optin, hopper,     hopper ? largest_cluster() : 1};
 }
 
 template <typename Params>

@@ -18,6 +18,7 @@ struct Device {
   int major, minor;
   int shared_optin;  // most dynamic shared memory of one block, in bytes
   bool hopper;       // run the kernels for sm_90; off until a record from hardware says they pay
+  int cluster;       // most blocks of a stream kernel that the device launches as a cluster
 };
 
 enum class Kernel : int8_t {
@@ -201,12 +202,13 @@ inline Plan plan_stream(const Problem& q, const Device& device, int64_t vectors,
 
 // The smallest cluster whose slices let two blocks share an SM, else the smallest that fits.
 inline Plan plan_cluster(const Problem& q, const Device& device, int64_t vectors) {
-  for (int cluster = 2; cluster <= kPortableClusterSize; cluster *= 2) {
+  const int most = std::min(device.cluster, kPortableClusterSize);
+  for (int cluster = 2; cluster <= most; cluster *= 2) {
     const Plan plan = plan_stream(q, device, vectors, cluster);
     if (plan.kernel == Kernel::cluster && plan.shared_bytes <= size_t(kComfortableSlice))
       return plan;
   }
-  for (int cluster = kPortableClusterSize; cluster <= kMaxClusterSize; cluster *= 2) {
+  for (int cluster = most; cluster <= device.cluster; cluster *= 2) {
     const Plan plan = plan_stream(q, device, vectors, cluster);
     if (plan.kernel == Kernel::cluster) return plan;
   }

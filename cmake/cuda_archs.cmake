@@ -1,0 +1,37 @@
+# From TORCH_CUDA_ARCH_LIST to nvcc's flags. The grammar: "8.0;9.0a+PTX", spaces allowed.
+
+# fastops_gencode(archs all hopper): the flags of files for every architecture go to the list `all`,
+# those of files with sm_90a's instructions to `hopper`, which stays empty without 9.0 or 9.0a.
+# wgmma and setmaxnreg exist in sm_90a only: 9.0 means that for the latter files.
+function(fastops_gencode archs all hopper)
+  string(REPLACE " " ";" archs "${archs}")
+  set(found_all "")
+  set(found_hopper "")
+  foreach(arch IN LISTS archs)
+    if(NOT arch MATCHES "^([0-9]+)\\.([0-9][a-z]?)(\\+PTX)?$")
+      message(FATAL_ERROR "fastops: cannot read \"${arch}\" in TORCH_CUDA_ARCH_LIST; "
+                          "expected for example \"8.0;9.0a+PTX\"")
+    endif()
+    set(major ${CMAKE_MATCH_1})
+    set(number "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
+    set(ptx "${CMAKE_MATCH_3}")
+    if(major LESS 8)
+      message(FATAL_ERROR "fastops: sm_${number} is older than sm_80, the least architecture")
+    endif()
+    set(lists found_all ${number})
+    if(major EQUAL 9)
+      list(APPEND lists found_hopper 90a)
+    endif()
+    while(lists)
+      list(POP_FRONT lists to number)
+      list(APPEND ${to} "SHELL:-gencode arch=compute_${number},code=sm_${number}")
+      if(ptx)
+        list(APPEND ${to} "SHELL:-gencode arch=compute_${number},code=compute_${number}")
+      endif()
+    endwhile()
+  endforeach()
+  list(REMOVE_DUPLICATES found_all)
+  list(REMOVE_DUPLICATES found_hopper)
+  set(${all} "${found_all}" PARENT_SCOPE)
+  set(${hopper} "${found_hopper}" PARENT_SCOPE)
+endfunction()
