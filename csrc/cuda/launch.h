@@ -40,6 +40,14 @@ void launch(void (*kernel)(Params...), const Launch& config, const Args&... args
                args...);
 }
 
+class ClusterLimit {
+ public:
+  template <typename... Params>
+  int ask(void (*)(Params...), int, int, int most) {
+    return most;
+  }
+};
+
 #else
 
 inline void check(cudaError_t status, const char* what) {
@@ -48,9 +56,10 @@ inline void check(cudaError_t status, const char* what) {
   fail("fastops: ", what, ": ", cudaGetErrorString(status));
 }
 
+inline constexpr int kDevices = 64;
+
 // The current device. Asked once per device and process: the answers do not change.
 inline DeviceInfo device_info() {
-  constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];
   static DeviceInfo infos[kDevices];
   static std::mutex mutex;
@@ -73,6 +82,49 @@ inline DeviceInfo device_info() {
 
 inline constexpr size_t kDefaultSharedBytes = 48 * 1024;
 inline constexpr unsigned kPortableCluster = 8;
+
+// Into how large a cluster, of 2^n blocks, the current device can launch a kernel: more than 8 need
+// that many SMs in one GPC, which a part of a GPU (MIG) or one with SMs turned off may lack. Asked
+// once per device; nothing waits for it. One of these for each kernel and launch.
+class ClusterLimit {
+ public:
+  template <typename... Params>
+  int ask(void (*kernel)(Params...), int threads, int shared_bytes, int most) {
+    device_info();  // refuses devices beyond these
+    int device = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    if (const int size = known_[device].load(std::memory_order_relaxed)) return size;
+    const void* entry = reinterpret_cast<const void*>(kernel);
+    check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+          "shared memory of a cluster");
+    check(cudaFuncSetAttribute(entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          "size of a cluster");
+    int size = most;
+    while (size > 1 && !launches(entry, size, threads, shared_bytes)) size /= 2;
+    known_[device].store(size, std::memory_order_relaxed);
+    return size;
+  }
+
+ private:
+  static bool launches(const void* entry, int size, int threads, int shared_bytes) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {unsigned(size), 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(unsigned(size));
+    config.blockDim = dim3(unsigned(threads));
+    config.dynamicSmemBytes = size_t(shared_bytes);
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, entry, &config) == cudaSuccess)
+      return clusters > 0;
+    cudaGetLastError();  // the next launch must not report it
+    return false;
+  }
+
+  std::atomic<int> known_[kDevices] = {};
+};
 
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), const Launch& config, const Args&... args) {
