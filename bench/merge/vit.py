@@ -1,8 +1,8 @@
 """python -m bench.merge.vit: images per second of a ViT (random weights) with and without merging.
 
 The same model three ways: as it is, patched by fastops, and patched with ToMe's algorithm in plain
-PyTorch in the same places. The three take turns, so that what disturbs one disturbs all. Fails where
-our patch is slower than either.
+PyTorch in the same places. The three take turns, so that what disturbs one disturbs all. Fails
+where our patch is slower than either.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..merge import MergePlan, match_tokens, merge_tokens
 
@@ -60,10 +62,18 @@ class TokenMerging:
     size: Tensor | None = None
     log_size: Tensor | None = None
     source: MergePlan | None = None
-    undo: list[Callable[[], None]] = field(default_factory=list)
+    kept: Tensor | None = None  # what the projection of the keys has given
+    handles: list[RemovableHandle] = field(default_factory=list, repr=False)
+    replaced: list[tuple[nn.Module, Callable | None]] = field(default_factory=list, repr=False)
 
-    def reset(self) -> None:
-        self.size = self.log_size = self.source = None
+    def begin(self, layer: int) -> None:
+        """Called by each layer first: a forward pass starts at layer 0."""
+        if layer == 0:
+            self.size = self.log_size = self.source = None
+
+    def take_kept(self) -> Tensor:
+        kept, self.kept = self.kept, None
+        return kept
 
     def attention_bias(self, dtype: torch.dtype) -> Tensor | None:
         """[B, 1, 1, N], added to the scores: a token that stands for s counts s times."""
@@ -88,10 +98,10 @@ class TokenMerging:
         return x
 
 
-def attach(name: str, model: nn.Module, state: TokenMerging, begin: nn.Module) -> None:
-    """Puts the state on the model, reset whenever `begin` starts a forward pass."""
-    handle = begin.register_forward_pre_hook(lambda *_: state.reset())
-    state.undo.append(handle.remove)
+# Of what is put on a model nothing is a closure: copies and pickles of it refer to themselves.
+
+
+def attach(model: nn.Module, state: TokenMerging) -> None:
     model.token_merging = state
 
 
@@ -104,21 +114,26 @@ def unpatch(model: nn.Module) -> nn.Module:
     """Takes a patch off; the model is as it was. Nothing happens to a model without one."""
     state = getattr(model, "token_merging", None)
     if state is not None:
-        for undo in reversed(state.undo):
-            undo()
+        for handle in state.handles:
+            handle.remove()
+        for module, own in state.replaced:
+            del module.forward
+            if own is not None:
+                module.forward = own
         del model.token_merging
     return model
 
 
-def replace_forward(state: TokenMerging, module: nn.Module, forward: Callable) -> None:
-    """`forward` in place of the module's own, until it is undone."""
-    module.forward = forward
-    state.undo.append(lambda: module.__dict__.pop("forward"))
+def replace_forward(state: TokenMerging, module: nn.Module, forward: Callable, index: int) -> None:
+    """``forward(module, state, index, ...)`` in place of the module's own, until it is undone."""
+    state.replaced.append((module, module.__dict__.get("forward")))
+    module.forward = partial(forward, module, state, index)
 
 
-def keep_output(state: TokenMerging, module: nn.Module) -> dict[str, Tensor]:
-    """A box that holds the last output of a module."""
-    box: dict[str, Tensor] = {}
-    handle = module.register_forward_hook(lambda _, __, output: box.update(last=output))
-    state.undo.append(handle.remove)
-    return box
+def keep_output(state: TokenMerging, module: nn.Module) -> None:
+    """The last output of a module is left in `state.kept`."""
+    state.handles.append(module.register_forward_hook(partial(_keep, state)))
+
+
+def _keep(state: TokenMerging, module: nn.Module, given: tuple, output: Tensor) -> None:
+    state.kept = output

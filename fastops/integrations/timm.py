@@ -36,25 +36,30 @@ def patch(
     state = TokenMerging(
         _vit.schedule(name, r, len(blocks)), prefix >= 1, prefix == 2, proportional, trace
     )
-    _vit.attach(name, model, state, model)
+    _vit.attach(model, state)
     for index, block in enumerate(blocks):
-        _patch_block(state, block, index)
+        _vit.keep_output(state, block.attn.qkv)
+        _vit.replace_forward(state, block, _forward, index)
     return model
 
 
-def _patch_block(state: TokenMerging, block: nn.Module, index: int) -> None:
-    qkv = _vit.keep_output(state, block.attn.qkv)
-
-    def forward(x: torch.Tensor, attn_mask: torch.Tensor | None = None) -> torch.Tensor:
-        bias = state.attention_bias(x.dtype)
-        if bias is not None:
-            attn_mask = bias if attn_mask is None else attn_mask + bias
-        given = {} if attn_mask is None else {"attn_mask": attn_mask}
-        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **given)))
-        fused = qkv.pop("last")
-        heads = block.attn.num_heads
-        keys = fused.view(*fused.shape[:-1], 3, heads, -1)[:, :, 1].transpose(1, 2)
-        x = state.merge(x, keys, index)
-        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
-    _vit.replace_forward(state, block, forward)
+def _forward(
+    block: nn.Module,
+    state: TokenMerging,
+    index: int,
+    x: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    **options: object,  # is_causal, where timm has it
+) -> torch.Tensor:
+    state.begin(index)
+    bias = state.attention_bias(x.dtype)
+    if bias is not None:
+        attn_mask = bias if attn_mask is None else attn_mask + bias
+    given = {name: value for name, value in options.items() if value}
+    if attn_mask is not None:
+        given["attn_mask"] = attn_mask
+    x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **given)))
+    fused, heads = state.take_kept(), block.attn.num_heads
+    keys = fused.view(*fused.shape[:-1], 3, heads, -1)[:, :, 1].transpose(1, 2)
+    x = state.merge(x, keys, index)
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))

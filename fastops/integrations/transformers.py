@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import _vit
 from ._attention import register
@@ -10,7 +10,8 @@ from ._vit import TokenMerging, unpatch
 
 __all__ = ["TokenMerging", "patch", "register", "unpatch"]
 
-_PARTS = ("attention", "layernorm_before", "layernorm_after", "mlp", "dropout")
+# Layers that do what _forward does, and no more: others have scales, windows or a decoder besides.
+_LAYERS = ("ViTLayer", "DeiTLayer", "ViTMSNLayer", "IJepaLayer")
 
 
 def patch(
@@ -19,7 +20,9 @@ def patch(
     """Merges r tokens in every layer of a ViT, between attention and MLP, by its keys.
 
     Args:
-        model: ``ViTModel``, or a model that contains one. Changed in place; :func:`unpatch` undoes.
+        model: A ViT, DeiT, ViTMSN or IJepa model, or one that contains it. Changed in place;
+            :func:`unpatch` undoes. Class and distillation token, where there are, neither merge nor
+            receive.
         r: Tokens per layer: a number, a list, or ``(r, inflect)``.
         proportional: Add the logarithm of sizes to the attention scores. Needs the "sdpa" or
             "eager" attention.
@@ -44,10 +47,17 @@ def patch(
             f"{vit.config._attn_implementation}"
         )
     layers = _layers(vit)
-    state = TokenMerging(_vit.schedule(name, r, len(layers)), True, False, proportional, trace)
-    _vit.attach(name, model, state, vit)
+    class_token, distill_token = (
+        getattr(vit.embeddings, token, None) is not None
+        for token in ("cls_token", "distillation_token")
+    )
+    state = TokenMerging(
+        _vit.schedule(name, r, len(layers)), class_token, distill_token, proportional, trace
+    )
+    _vit.attach(model, state)
     for index, layer in enumerate(layers):
-        _patch_layer(state, layer, index)
+        _vit.keep_output(state, layer.attention.k_proj)
+        _vit.replace_forward(state, layer, _forward, index)
     return model
 
 
@@ -55,27 +65,24 @@ def _layers(module: nn.Module) -> list[nn.Module]:
     layers = getattr(module, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         return []
-    fits = all(
-        all(hasattr(layer, part) for part in _PARTS) and hasattr(layer.attention, "k_proj")
-        for layer in layers
-    )
-    return list(layers) if fits else []
+    return list(layers) if all(type(layer).__name__ in _LAYERS for layer in layers) else []
 
 
-def _patch_layer(state: TokenMerging, layer: nn.Module, index: int) -> None:
-    keys = _vit.keep_output(state, layer.attention.k_proj)
-
-    def forward(hidden_states, attention_mask=None, **kwargs):
-        bias = state.attention_bias(hidden_states.dtype)
-        if bias is not None:
-            attention_mask = bias if attention_mask is None else attention_mask + bias
-        attended, _ = layer.attention(
-            layer.layernorm_before(hidden_states), attention_mask, **kwargs
-        )
-        x = layer.dropout(attended) + hidden_states
-        key = keys.pop("last")
-        heads = key.view(*key.shape[:-1], -1, layer.attention.head_dim).transpose(1, 2)
-        x = state.merge(x, heads, index)
-        return layer.dropout(layer.mlp(layer.layernorm_after(x))) + x
-
-    _vit.replace_forward(state, layer, forward)
+def _forward(
+    layer: nn.Module,
+    state: TokenMerging,
+    index: int,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    **kwargs: object,
+) -> Tensor:
+    state.begin(index)
+    bias = state.attention_bias(hidden_states.dtype)
+    if bias is not None:
+        attention_mask = bias if attention_mask is None else attention_mask + bias
+    attended, _ = layer.attention(layer.layernorm_before(hidden_states), attention_mask, **kwargs)
+    x = layer.dropout(attended) + hidden_states
+    key = state.take_kept()
+    heads = key.view(*key.shape[:-1], -1, layer.attention.head_dim).transpose(1, 2)
+    x = state.merge(x, heads, index)
+    return layer.dropout(layer.mlp(layer.layernorm_after(x))) + x

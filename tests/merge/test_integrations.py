@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -66,6 +69,94 @@ def test_transformers():
         patches.patch(nn.Linear(2, 2), r=1)
 
 
+def tiny(transformers, kind):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=64,
+        image_size=32, patch_size=4,
+    )  # fmt: skip
+    return getattr(transformers, f"{kind}Model")(config).double().eval()
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("ViT", 1), ("DeiT", 2), ("ViTMSN", 1), ("IJepa", 0)])
+def test_models_of_transformers(kind, prefix):
+    transformers = pytest.importorskip("transformers")
+    from fastops.integrations import transformers as patches
+
+    model, pixels = tiny(transformers, kind), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        before = model(pixels).last_hidden_state
+        patches.patch(model, r=0)
+        torch.testing.assert_close(model(pixels).last_hidden_state, before)
+        patches.unpatch(model)
+        patches.patch(model, r=9)
+        after = model(pixels).last_hidden_state
+    assert after.shape[1] == before.shape[1] - 27
+    state = model.token_merging
+    assert (state.class_token, state.distill_token) == (prefix >= 1, prefix == 2)
+    # Class and distillation token stay first, and stand for themselves.
+    first = torch.arange(prefix, dtype=torch.int32).expand(2, -1)
+    assert torch.equal(state.source.map[:, :prefix], first)
+    assert (state.size[:, :prefix] == 1).all()
+
+
+def test_models_that_need_more_are_refused():
+    transformers = pytest.importorskip("transformers")
+    from fastops.integrations import transformers as patches
+
+    for kind in ("Beit", "ViTMAE"):
+        with pytest.raises(TypeError, match="expected a model with a ViT"):
+            patches.patch(tiny(transformers, kind), r=1)
+
+
+def test_copies_are_of_their_own():
+    """Copied and pickled, after a forward pass; what was put on a layer before comes back."""
+    from fastops.integrations import transformers as patches
+
+    model, pixels = small_vit(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    calls = []
+    layer = model.vit.layers[1]
+
+    def own(*args, **kwargs):
+        calls.append(1)
+        return type(layer).forward(layer, *args, **kwargs)
+
+    with torch.no_grad():
+        before = model(pixels).logits
+        patches.patch(model, r=4)
+        merged = model(pixels).logits
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(copied(pixels).logits, merged)
+            for parameter in copied.vit.layers.parameters():
+                parameter.zero_()
+            assert not torch.equal(copied(pixels).logits, merged)
+            assert torch.equal(model(pixels).logits, merged)
+            assert copied.token_merging is not model.token_merging
+            patches.unpatch(copied)
+            assert torch.equal(model(pixels).logits, merged)
+            assert copied(pixels, output_hidden_states=True).hidden_states[-1].shape[1] == 65
+        patches.unpatch(model)
+        assert torch.equal(model(pixels).logits, before)
+        layer.forward = own
+        patches.patch(model, r=4)
+        assert torch.equal(model(pixels).logits, merged) and not calls
+        patches.unpatch(model)
+        assert torch.equal(model(pixels).logits, before) and calls == [1]
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_patched_model_compiles_whole():
+    from fastops.integrations import transformers as patches
+
+    model, pixels = small_vit(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    patches.patch(model, r=4)
+    with torch.no_grad():
+        expected = model(pixels).logits
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(pixels).logits, expected)
+        torch.testing.assert_close(compiled(pixels).logits, expected)
+
+
 def test_timm():
     """timm itself, where it imports: its torchvision wants a torch of the same release."""
     try:
@@ -115,9 +206,11 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, x, attn_mask=None):
+    def forward(self, x, attn_mask=None, is_causal=False):
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out = nn.functional.scaled_dot_product_attention(*qkv, attn_mask=attn_mask)
+        out = nn.functional.scaled_dot_product_attention(
+            *qkv, attn_mask=attn_mask, is_causal=is_causal
+        )
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -156,6 +249,26 @@ def test_timm_blocks():
     assert torch.equal(model(x), before)
     for_timm.patch(model, r=0)
     torch.testing.assert_close(model(x), before)
+
+
+def test_timm_blocks_without_the_model():
+    """`forward_features` and the like do not go through the model's own call."""
+    model, x = Model().double(), torch.randn(2, 33, 24, dtype=torch.float64)
+    for_timm.patch(model, r=[5, 6])
+    expected = model(x)
+    for _ in range(2):
+        assert torch.equal(model.blocks(x), expected)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+
+
+def test_timm_options_reach_the_attention():
+    model, x = Model().double(), torch.randn(2, 33, 24, dtype=torch.float64)
+    for_timm.patch(model, r=0)
+    block, mask = model.blocks[0], torch.ones(33, 33, dtype=torch.bool).tril()
+    expected = block(x, attn_mask=mask)
+    assert torch.equal(block(x, attn_mask=mask, is_causal=False), expected)
+    assert not torch.equal(block(x), expected)
+    torch.testing.assert_close(block(x, is_causal=True), expected)
 
 
 def test_schedule():
