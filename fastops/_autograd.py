@@ -24,15 +24,17 @@ def differentiated(*tensors: Tensor | None) -> bool:
 
 
 def straight(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether an op of these may go straight to its kernel: they are memory and nothing else, no
-    derivative is wanted, and no compiler, transform, mode or autocast has to see it. Where other
-    memory has taken the caches, asking all of these by way of the dispatcher takes longer than a
-    small kernel."""
+    """Whether an op of these may go straight to its kernel: they are memory of one device and
+    nothing else, no derivative is wanted, and no compiler, transform, mode or autocast has to see
+    it. Where other memory has taken the caches, asking all of these by way of the dispatcher takes
+    longer than a small kernel."""
     if x is None or is_compiling() or forward_ad._current_level >= 0:
         return False
-    grad = _is_grad_enabled()
+    grad, device = _is_grad_enabled(), getattr(x, "device", None)
     for t in (x, *others):
-        if t is not None and (type(t) not in _PLAIN or (grad and t.requires_grad)):
+        if t is None:
+            continue
+        if type(t) not in _PLAIN or t.device != device or (grad and t.requires_grad):
             return False
     return not (_dispatch_modes() or _transforms() or _autocast())
 

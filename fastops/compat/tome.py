@@ -114,9 +114,12 @@ def merge_wavg(merge: Callable, x: Tensor, size: Tensor | None = None) -> tuple[
     """Mean weighted by sizes: ``(x, size)`` merged, size [B, N, 1] or None for one each."""
     if size is None:
         size = torch.ones(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
+    if merge is do_nothing:
+        return x, size
     plan = getattr(merge, "plan", None)
-    if plan is None:  # nothing merges
-        return merge(x, mode="mean"), size
+    if plan is None:  # somebody's own callable: sums, as the original has it
+        total = merge(size, mode="sum")
+        return merge(x * size, mode="sum") / total, total
     y, total, _ = merge_tokens(x, plan, size=size)
     return y, total
 

@@ -72,6 +72,7 @@ def match_tokens(
             published code has them: unmerged sources by falling similarity (by position if there is
             a class token), then destinations; with a distillation token it comes second.
         generator: For "random" and "grid"; drawn on its device. "random" without one uses torch's.
+            torch.compile breaks the graph at one.
 
     Returns:
         A :class:`MergePlan` of N tokens and N - r rows; with padding at most
@@ -180,7 +181,8 @@ def _amount(name: str, n: int, r: Any, ratio: Any, threshold: Any, partition: st
             raise ValueError(f"{name}: expected ratio in [0, 1], got {ratio}")
         return int(n * ratio)
     if partition == "random" or (threshold is None and partition != "kth"):
-        raise ValueError(f"{name}: expected r, ratio or threshold to say how many tokens merge")
+        amounts = "r or ratio" if partition == "random" else "r, ratio or threshold"
+        raise ValueError(f"{name}: expected {amounts} to say how many tokens merge")
     return None
 
 
@@ -277,7 +279,12 @@ def merge_tokens(
     and each output row written once.
     """
     name = "fastops.merge_tokens"
-    if mode == "mean" and return_size is None and type(plan) is MergePlan and straight(x, size):
+    if (
+        mode == "mean"
+        and return_size is None
+        and type(plan) is MergePlan
+        and straight(x, size, plan.map, plan.offsets, plan.perm)
+    ):
         try:
             return _mean_straight(x, plan, size)
         except _REFUSED:

@@ -81,17 +81,20 @@ def _around(tokens: Tensor, protected: list[int], n: int) -> Tensor:
     """Lists of the other tokens, counted without the protected ones, with these appended."""
     if not protected:
         return tokens.to(torch.int32)
-    others = [t for t in range(min(n, 2)) if t not in protected]
-    first = torch.tensor([*others, *range(2, n)], dtype=torch.int32, device=tokens.device)
-    rest = torch.tensor(protected, dtype=torch.int32, device=tokens.device)
-    return torch.cat([first[tokens], rest.expand(tokens.shape[0], -1)], 1)
+    # Protected are 0, or 1, or both: made on the device, as a copy from the host would wait for it.
+    tokens = tokens.to(torch.int32)
+    moved = tokens + len(protected) if 0 in protected else tokens + (tokens >= 1).to(torch.int32)
+    rest = torch.arange(len(protected), dtype=torch.int32, device=tokens.device) + protected[0]
+    return torch.cat([moved, rest.expand(tokens.shape[0], -1)], 1)
 
 
 def _random(batch, n, r, protected, generator, device) -> Partition:
     free = n - len(protected)
     r = min(r, max(free - 1, 0))
     place = generator.device if generator is not None else device
-    drawn = torch.rand(batch, free, generator=generator, device=place).to(device).argsort(1)
+    # Symbolic sizes and a generator of None are no signature of rand.
+    given = {} if generator is None else {"generator": generator}
+    drawn = torch.rand(batch, free, device=place, **given).to(device).argsort(1)
     return Partition(_around(drawn, protected, n), r, free - r, 2, r)
 
 

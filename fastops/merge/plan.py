@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _checks as check
 from .. import _load
 from .reference import source_reference
 
@@ -61,6 +62,8 @@ class MergePlan(NamedTuple):
         name = "fastops.MergePlan.then"
         if not isinstance(other, MergePlan):
             raise TypeError(f"{name}: expected a MergePlan, got {type(other).__name__}")
+        if other.map.dtype != torch.int32:
+            raise TypeError(f"{name}: expected other.map of dtype int32, got {other.map.dtype}")
         if other.map.shape != (*self.map.shape[:-1], self.num_out):
             raise ValueError(
                 f"{name}: expected other.map of shape {(*self.map.shape[:-1], self.num_out)} "
@@ -88,16 +91,30 @@ class MergePlan(NamedTuple):
         """A plan of any map: int [B, N] of rows in [0, num_out), whatever else is -1.
 
         Raises:
-            TypeError, ValueError: `map` of another dtype or shape, or num_out < 0.
+            TypeError, ValueError: `map` or `lengths` of another dtype, shape or device, or
+                num_out no int >= 0.
         """
         name = "fastops.MergePlan.from_map"
         if not isinstance(map, Tensor) or map.is_floating_point() or map.dtype == torch.bool:
             raise TypeError(f"{name}: expected map to be a tensor of integers, got {map!r}")
         if map.ndim != 2:
             raise ValueError(f"{name}: expected map of shape [B, N], got {tuple(map.shape)}")
+        if not isinstance(num_out, torch.SymInt):
+            num_out = check.integer(name, "num_out to be an int", num_out)
         if num_out < 0:
             raise ValueError(f"{name}: expected num_out >= 0, got {num_out}")
-        rows = _compose(map.to(torch.int32).contiguous(), None, num_out)
+        if lengths is not None:
+            check.is_tensor(name, "lengths", lengths)
+            check.is_dtype(name, "lengths", lengths, torch.int32)
+            check.same_device(name, "lengths", lengths, map)
+            if lengths.shape != map.shape[:1]:
+                raise ValueError(
+                    f"{name}: expected lengths of shape {tuple(map.shape[:1])}, got "
+                    f"{tuple(lengths.shape)}"
+                )
+        if map.dtype != torch.int32:  # before what is beyond int32 wraps
+            map = map.where((map >= 0) & (map < num_out), -1).to(torch.int32)
+        rows = _compose(map.contiguous(), None, num_out)
         if lengths is None:
             lengths = torch.full(map.shape[:1], num_out, dtype=torch.int32, device=map.device)
         return cls(*rows, lengths)

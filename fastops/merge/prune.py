@@ -55,7 +55,8 @@ def prune_plan(
     batch, n = scores.shape
     if isinstance(keep, bool) or not isinstance(keep, Integral | Real):
         raise TypeError(f"{name}: expected keep to be a number, got {type(keep).__name__}")
-    if isinstance(keep, float):
+    if not isinstance(keep, Integral):
+        keep = float(keep)
         if not 0 < keep <= 1:
             raise ValueError(f"{name}: expected keep in (0, 1] as a share, got {keep}")
         keep = max(1, int(n * keep)) if n else 0

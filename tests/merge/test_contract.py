@@ -86,6 +86,26 @@ def test_compile(dynamic):
             torch.testing.assert_close(eager.grad, traced.grad)
 
 
+@pytest.mark.parametrize("partition", ["random", "grid"])
+def test_compile_lists(partition):
+    """Each shape anew, then one whose sizes are symbols."""
+
+    def layer(x):
+        args = {"grid": (6, x.shape[1] // 6)} if partition == "grid" else {}
+        plan = fastops.match_tokens(x, r=5, partition=partition, **args)
+        return fastops.merge_tokens(x, plan)
+
+    for dynamic in (None, True):
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        for n in (24, 30, 36):
+            x = torch.randn(2, n, 8)
+            y = compiled(x)
+            assert y.shape == (2, n - 5, 8)
+            if partition == "grid":
+                torch.testing.assert_close(y, layer(x))
+
+
 def test_compile_ragged():
     """Rows that differ by sample, through two layers: no number leaves the device in between."""
 
@@ -218,7 +238,8 @@ BAD_MATCH = [
     ({"r": 2, "order": "rest"}, ValueError, "expected order to be one of 'position', 'reference'"),
     ({"partition": "kth", "k": 1}, ValueError, "expected k >= 2, got 1"),
     ({"partition": "kth", "k": 2.5}, TypeError, "expected k to be an int, got float"),
-    ({"partition": "random"}, ValueError, "expected r, ratio or threshold"),
+    ({}, ValueError, "expected r, ratio or threshold to say how many tokens merge"),
+    ({"partition": "random", "threshold": 0.5}, ValueError, "expected r or ratio to say how many"),
     ({"r": 2, "partition": "grid"}, TypeError, "expected grid to be a pair of ints, got None"),
     ({"r": 2, "partition": "grid", "grid": (3, 3)}, ValueError, "expected grid of 10 tokens"),
     ({"r": 2, "partition": "grid", "grid": (5, 2), "stride": 0}, ValueError, "stride >= 1"),

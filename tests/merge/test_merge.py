@@ -225,3 +225,21 @@ def test_empty():
         out = fastops.unmerge_tokens(y, plan)
         assert out.shape == x.shape
         out.sum().backward()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_sample_is_merged_by_itself(mode):
+    """One of a batch has the rows that it has alone; and tokens that stay come back bit for bit."""
+    x, metric = randn(5, 61, 24, dtype=torch.float32), randn(5, 61, 16, dtype=torch.float32, seed=1)
+    size = torch.rand(5, 61, generator=torch.Generator().manual_seed(2)) + 0.5
+    plan = fastops.match_tokens(metric, r=20, class_token=True)
+    y, merged, _ = fastops.merge_tokens(x, plan, size=size, mode=mode)
+    for b in range(5):
+        alone = fastops.match_tokens(metric[b : b + 1], r=20, class_token=True)
+        rows, sizes, _ = fastops.merge_tokens(x[b : b + 1], alone, size=size[b : b + 1], mode=mode)
+        assert same_bits(rows[0], y[b]) and same_bits(sizes[0], merged[b])
+    if mode != "sum":
+        back = fastops.unmerge_tokens(y, plan)
+        stays = plan.source().sum(-1).gather(1, plan.map.long()) == 1
+        assert stays.any(1).all() and not stays.all(1).any()
+        assert same_bits(back[stays], x[stays])

@@ -260,3 +260,36 @@ def test_prune_with_padding():
     assert torch.equal(y[0, :4], x[0, :4]) and (y[0, 4:] == 0).all()
     _, plan = fastops.prune_tokens(x, scores, 2, pool=1, padding_mask=mask, return_plan=True)
     assert torch.equal(plan.map >= 0, ~mask)
+
+
+def test_from_map_takes_any_integers():
+    map = torch.tensor([[0, 1, 2**32, -(2**40), 2**31, 1]])
+    plan = MergePlan.from_map(map, 2)
+    assert plan.map.tolist() == [[0, 1, -1, -1, -1, 1]]
+    assert MergePlan.from_map(map.to(torch.int8), 2).map.tolist() == [[0, 1, 0, 0, 0, 1]]
+    for given, error in (
+        ({"num_out": 2.5}, TypeError),
+        ({"num_out": -1}, ValueError),
+        ({"num_out": 2, "lengths": "junk"}, TypeError),
+        ({"num_out": 2, "lengths": torch.zeros(1)}, TypeError),
+        ({"num_out": 2, "lengths": torch.zeros(3, dtype=torch.int32)}, ValueError),
+    ):
+        with pytest.raises(error, match=r"MergePlan\.from_map: expected"):
+            MergePlan.from_map(map, **given)
+    with pytest.raises(TypeError, match=r"expected other\.map of dtype int32, got torch\.int64"):
+        plan.then(plan._replace(map=torch.zeros(1, 2, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("flags", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("partition", ["random", "grid"])
+def test_lists_leave_protected_tokens_out(partition, flags):
+    prefix = sum(flags)
+    n = 16 + prefix
+    args = {"grid": (4, 4)} if partition == "grid" else {}
+    plan = fastops.match_tokens(
+        torch.randn(2, n, 8), r=6, partition=partition, class_token=flags[0],
+        distill_token=flags[1], **args,
+    )  # fmt: skip
+    kept = [t for t, on in enumerate(flags) if on]
+    alone = plan.source().sum(-1).gather(1, plan.map[:, kept].long())
+    assert plan.num_out == n - 6 and (alone == 1).all() and (plan.map >= 0).all()

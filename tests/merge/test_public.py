@@ -50,6 +50,34 @@ def test_bipartite_soft_matching(n, cls, distill):
         )
 
 
+@pytest.mark.parametrize("n, c", [(65, 48), (197, 64), (400, 96)])
+def test_the_same_map_in_fp32(n, c):
+    """As the public algorithm in fp32, for samples whose choices rounding does not decide."""
+    metric, eye = randn(12, n, c, dtype=torch.float32), torch.eye(n).expand(12, n, n)
+    plan = tome.bipartite_soft_matching(metric, 16, True)[0].plan
+    theirs, _ = peer.tome(metric, 16, True)
+    unit = torch.nn.functional.normalize(metric.double(), dim=-1)
+    scores = (unit[:, 2::2] @ unit[:, 1::2].mT).topk(2, -1).values  # the class token stays
+    ranked = scores[..., 0].sort(-1, descending=True).values
+    clear = ((scores[..., 0] - scores[..., 1]).amin(-1) > 1e-5) & (
+        ranked[:, 15] - ranked[:, 16] > 1e-5
+    )
+    assert clear.sum() >= 6
+    assert torch.equal(plan.source()[clear], theirs(eye, mode="amax")[clear])
+
+
+def test_wavg_of_a_callable_of_ones_own():
+    metric, x = tokens(2, 9, 8), tokens(2, 9, 4, seed=1)
+    size = torch.rand(2, 9, 1, dtype=torch.float64) + 0.5
+    merge, _ = tome.bipartite_soft_matching(metric, 3)
+    theirs, _ = peer.tome(metric, 3)
+    wrapped = tome.merge_wavg(lambda t, mode="mean": merge(t, mode=mode), x, size)
+    for mine, other in zip(wrapped, peer.weighted(theirs, x, size), strict=True):
+        same(mine, other)
+    nothing, _ = tome.bipartite_soft_matching(metric, 0)
+    assert tome.merge_wavg(nothing, x, size) == (x, size)
+
+
 def test_layers_of_tome():
     """Twelve layers, sizes and sources carried along."""
     x, theirs_x = tokens(2, 197, 16), tokens(2, 197, 16)

@@ -43,6 +43,18 @@ def test_same_plan_either_way(taken, args, monkeypatch):
     assert all(same_bits(a, b) for a, b in zip(plan, long, strict=True))
 
 
+def test_another_device_is_refused(taken):
+    plan = fastops.match_tokens(X, r=4)
+    taken.clear()
+    with pytest.raises(ValueError, match="expected size on cpu as x is, got meta"):
+        fastops.merge_tokens(X, plan, size=SIZE.to("meta"))
+    for field in ("map", "offsets", "perm"):
+        elsewhere = plan._replace(**{field: getattr(plan, field).to("meta")})
+        with pytest.raises(ValueError, match=f"expected plan.{field} on cpu as x is, got meta"):
+            fastops.merge_tokens(X, elsewhere)
+    assert not taken
+
+
 @pytest.mark.parametrize("size", [None, SIZE, SIZE[..., None]])
 def test_same_rows_either_way(taken, size, monkeypatch):
     plan = fastops.match_tokens(X, r=4)
