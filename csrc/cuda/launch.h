@@ -83,6 +83,18 @@ inline DeviceInfo device_info() {
 inline constexpr size_t kDefaultSharedBytes = 48 * 1024;
 inline constexpr unsigned kPortableCluster = 8;
 
+// Lets a kernel be launched with so much dynamic shared memory. The limit is the kernel's, so it is
+// only ever raised: another thread may be about to launch with more.
+inline void allow_shared(const void* entry, size_t bytes, const char* name) {
+  if (bytes <= kDefaultSharedBytes) return;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  cudaFuncAttributes known{};
+  check(cudaFuncGetAttributes(&known, entry), name);
+  if (size_t(known.maxDynamicSharedSizeBytes) >= bytes) return;
+  check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), name);
+}
+
 // Into how large a cluster, of 2^n blocks, the current device can launch a kernel: more than 8 need
 // that many SMs in one GPC, which a part of a GPU (MIG) or one with SMs turned off may lack. Asked
 // once per device; nothing waits for it. One of these for each kernel and launch.
@@ -95,8 +107,7 @@ class ClusterLimit {
     check(cudaGetDevice(&device), "cudaGetDevice");
     if (const int size = known_[device].load(std::memory_order_relaxed)) return size;
     const void* entry = reinterpret_cast<const void*>(kernel);
-    check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-          "shared memory of a cluster");
+    allow_shared(entry, size_t(shared_bytes), "shared memory of a cluster");
     check(cudaFuncSetAttribute(entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
           "size of a cluster");
     int size = most;
@@ -129,10 +140,7 @@ class ClusterLimit {
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), const Launch& config, const Args&... args) {
   const void* entry = reinterpret_cast<const void*>(kernel);
-  if (config.shared_bytes > kDefaultSharedBytes)
-    check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(config.shared_bytes)),
-          config.name);
+  allow_shared(entry, config.shared_bytes, config.name);
   if (config.cluster > kPortableCluster)
     check(cudaFuncSetAttribute(entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
           config.name);

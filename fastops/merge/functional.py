@@ -258,7 +258,8 @@ def merge_tokens(
             of any floating dtypes and widths; a tensor of one sample serves all. Any strides.
         plan: A :class:`MergePlan` of B samples and N tokens.
         size: [B, N] or [B, N, 1], how many tokens each one stands for; the weights of the mean.
-            None: one each. Padding and pruned tokens count for nothing.
+            None: one each. Padding and pruned tokens count for nothing. Sizes below 0 are not
+            looked for: they enter the sums as they are, and the logarithm of a negative sum is NaN.
         mode: "mean" weighted by size; "sum"; "max" per channel; "mlerp", the mean scaled to the
             greatest norm of its tokens (Kim et al., "Token Fusion", WACV 2024, section 3.2).
         return_size: Also return the sizes; default: if size is given.

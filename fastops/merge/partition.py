@@ -116,7 +116,7 @@ def _grid(name, n, r, grid, stride, protected, generator, device) -> Partition:
     y = torch.arange(rows, device=device)[:, None] * sy + drawn // sx
     x = torch.arange(columns, device=device) * sx + drawn % sx
     is_dst = torch.zeros(h * w, dtype=torch.uint8, device=device)
-    is_dst[(y * w + x).flatten()] = 1
+    is_dst.scatter_(0, (y * w + x).flatten(), 1)
     tokens = torch.sort(is_dst, stable=True).indices[None]  # both parts by position
     num_dst = rows * columns
     num_src = h * w - num_dst

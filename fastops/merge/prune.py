@@ -40,7 +40,7 @@ def prune_plan(
         pool: Rows to pool the pruned into: with 1 all of them, with more each goes to the most
             similar of the `pool` best pruned tokens, by cosine of `metric` (as the recycling of
             Zhang et al., "SparseVLM", ICML 2025, section 3.3, with centres by score). 0: dropped.
-        metric: floating [B, N, C], for ``pool > 1``.
+        metric: floating [B, N, C], for ``pool > 1``; not looked at otherwise.
         padding_mask: bool [B, N], True where there is no token.
 
     Raises:

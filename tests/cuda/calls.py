@@ -229,6 +229,9 @@ def _merge_calls() -> list[Call]:
             Call("match_tokens", "alternate", dtype, _tokens, lambda x, metric: match(metric)),
             Call("match_tokens", "kth", dtype, _tokens,
                  lambda x, metric: fastops.match_tokens(metric, r=9, partition="kth", k=3)),
+            Call("match_tokens", "grid", dtype, _tokens,
+                 lambda x, metric: fastops.match_tokens(
+                     metric, r=9, partition="grid", grid=(8, 8), class_token=True)),
             Call("match_tokens", "then", dtype, _tokens, twice),
             Call("merge_tokens", "sizes", dtype, _tokens, there, wrt=("x",)),
             *(Call("merge_tokens", mode, dtype, _tokens,

@@ -12,6 +12,7 @@
 // products takes 128 bytes each way and 3 clocks; 16 scores cost 5 C clocks.
 #pragma once
 
+#include "cpu/pairs.h"
 #include "cpu/scratch.h"
 #include "cpu/simd.h"
 #include "cpu/transpose.h"
@@ -67,16 +68,15 @@ class Screen<VecF32> {
   // Destinations are packed in ascending order, from 0.
   void pack_destination(int64_t j) {
     const float* from = dst + j * channels_;
-    auto* to = reinterpret_cast<uint16_t*>(dst_pairs_ + j * pairs_);
+    bf16* to = reinterpret_cast<bf16*>(dst_pairs_ + j * pairs_);
     VecF32 squares(0.f);
     for (int64_t c = 0; c < channels_; c += L) {
       const int left = int(channels_ - c < L ? channels_ - c : L);
       const VecF32 v = left == L ? VecF32::load(from + c) : VecF32::load(from + c, left);
-      const __m256i near = rounded(v.v);
-      const VecF32 error = v - widened(_mm512_cvtepu16_epi32(near));
+      if (left == L) v.store(to + c);
+      else v.store(to + c, (left + 1) / 2 * 2);  // a zero fills the last pair
+      const VecF32 error = v - (left == L ? VecF32::load(to + c) : VecF32::load(to + c, left));
       squares = fma(error, error, squares);
-      // A zero fills the last pair.
-      _mm256_mask_storeu_epi16(to + c, VecF32::first((left + 1) / 2 * 2), near);
     }
     const float square = hsum(squares);
     if (j == 0) dst_error_ = 0;
@@ -93,12 +93,12 @@ class Screen<VecF32> {
         const float* column = src + (2 * p * R + r) * L;
         const VecF32 even = VecF32::load(column);
         const VecF32 odd = 2 * p + 1 < channels_ ? VecF32::load(column + R * L) : VecF32(0.f);
-        const __m512i low = _mm512_cvtepu16_epi32(rounded(even.v));
-        const __m512i high = _mm512_cvtepu16_epi32(rounded(odd.v));
-        const VecF32 errors[2] = {even - widened(low), odd - widened(high)};
+        bf16* to = reinterpret_cast<bf16*>(src_pairs_ + (p * R + r) * L);
+        BF16Pairs::store(to, even, odd);
+        VecF32 near_even, near_odd;
+        BF16Pairs::load(to, near_even, near_odd);
+        const VecF32 errors[2] = {even - near_even, odd - near_odd};
         for (VecF32 error : errors) squares[r] = fma(error, error, squares[r]);
-        _mm512_storeu_si512(src_pairs_ + (p * R + r) * L,
-                            _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
       }
     const VecF32 dst_error(__builtin_sqrtf(dst_error_)), sums(0x1p-22f * float(channels_));
     const VecF32 twice(2 * 1.001f);  // and what the norms themselves are rounded by
@@ -171,9 +171,6 @@ class Screen<VecF32> {
   }
 
  private:
-  static __m256i rounded(__m512 v) { return (__m256i)_mm512_cvtneps_pbh(v); }
-  static VecF32 widened(__m512i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
-
   // Lists every destination and lane whose product comes near the lane's greatest; -1 where they
   // are too many.
   template <int R>
