@@ -62,6 +62,7 @@ py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bo
   result["parts"] = p.parts;
   result["threads"] = p.threads;
   result["slots"] = p.slots;
+  result["beyond"] = p.beyond;
   result["group"] = p.group;
   result["loop"] = p.loop;
   result["blocks_per_row"] = p.blocks_per_row;

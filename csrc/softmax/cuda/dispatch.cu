@@ -62,7 +62,8 @@ template <typename Params>
 void run(const Params& p, void* stream) {
   const Problem q = problem(p);
   const Plan chosen = plan(q, current_device());
-  if (chosen.kernel != Kernel::strided) return run(q.in, p, chosen, q.full, stream);
+  if (chosen.kernel != Kernel::strided)
+    return run(q.in, p, chosen, q.full || chosen.beyond, stream);
   return accumulation(p) == DType::f64 ? run_strided<double>(p, chosen, q.rows_fast, stream)
                                        : run_strided<float>(p, chosen, q.rows_fast, stream);
 }

@@ -40,6 +40,7 @@ struct Plan {
   int parts = 0;           // column, strided: threads that share a row
   int threads = 0;         // per block
   int slots = 0;           // stream, cluster: vectors a thread holds; ring: slots a warp
+  bool beyond = false;     // cluster: the row is longer; the rest is read twice, by `full` kernels
   int group = 0;           // ring: rows a slot
   int blocks_per_row = 1;  // cluster: its size; split: chunks
   int chunk = 0;           // split: elements per chunk
@@ -75,6 +76,7 @@ inline constexpr int kSplitFrom = 8192;         // rows fewer than half the SMs:
 inline constexpr int kStreamBlock = 512;
 inline constexpr int kStaticShared = 2048;            // more than any stream kernel declares
 inline constexpr int kComfortableSlice = 112 * 1024;  // two blocks fit an SM of sm_90
+inline constexpr int kLeastKept = 40;  // percent of a row that a cluster holds, else it is split
 inline constexpr int kPortableClusterSize = 8, kMaxClusterSize = 16;
 
 inline constexpr int kRingThreads = 128, kRingStages = 4;
@@ -183,14 +185,20 @@ inline int stream_blocks_per_sm(const Problem& q, const Device& device, size_t s
   return static_cast<int>(std::clamp<int64_t>(fit, 1, 2));
 }
 
-// One block per row, or `cluster` of them; kernel stays strided if the slices do not fit.
-inline Plan plan_stream(const Problem& q, const Device& device, int64_t vectors, int cluster) {
+// One block per row, or `cluster` of them; kernel stays strided if the slices do not fit and are
+// not let be read twice beyond what fits.
+inline Plan plan_stream(const Problem& q, const Device& device, int64_t vectors, int cluster,
+                        bool beyond = false) {
   Plan plan;
-  const int64_t slots = ceil_div(ceil_div(vectors, cluster), kStreamBlock);
-  const int64_t shared = slots * kStreamBlock * kVectorBytes * q.inputs;
-  if (shared + kStaticShared > device.shared_optin) return plan;
+  const int slot_bytes = kStreamBlock * kVectorBytes * q.inputs;
+  const int64_t needed = ceil_div(ceil_div(vectors, cluster), kStreamBlock);
+  const int64_t most = (device.shared_optin - kStaticShared) / slot_bytes;
+  if (needed > most && (!beyond || needed * kLeastKept > most * 100)) return plan;
+  const int64_t slots = std::min(needed, most);
+  const int64_t shared = slots * slot_bytes;
   plan.kernel = cluster > 1 ? Kernel::cluster : Kernel::stream;
   plan.slots = static_cast<int>(slots);
+  plan.beyond = needed > most;
   plan.threads = kStreamBlock;
   plan.shared_bytes = static_cast<size_t>(shared);
   plan.blocks_per_row = cluster;
@@ -200,7 +208,8 @@ inline Plan plan_stream(const Problem& q, const Device& device, int64_t vectors,
   return plan;
 }
 
-// The smallest cluster whose slices let two blocks share an SM, else the smallest that fits.
+// The smallest cluster whose slices let two blocks share an SM, else the smallest that fits, else
+// the largest that holds a good part of the row.
 inline Plan plan_cluster(const Problem& q, const Device& device, int64_t vectors) {
   const int most = std::min(device.cluster, kPortableClusterSize);
   for (int cluster = 2; cluster <= most; cluster *= 2) {
@@ -212,7 +221,7 @@ inline Plan plan_cluster(const Problem& q, const Device& device, int64_t vectors
     const Plan plan = plan_stream(q, device, vectors, cluster);
     if (plan.kernel == Kernel::cluster) return plan;
   }
-  return Plan{};
+  return plan_stream(q, device, vectors, device.cluster, true);
 }
 
 // Threads along the rows and along the reduced elements for kernels that walk across memory.

@@ -37,6 +37,25 @@ __device__ __forceinline__ void load_rest(const typename Op::Row& r, int v,
       input.raw[i] = fastops::cuda::load_partial(r.input(i), first, r.present, r.absent(i));
 }
 
+// Calls visit(v, held) on the vectors first, first + step, ... of a row, kUnroll loads in flight.
+template <typename Op, int kUnroll, typename Visit>
+__device__ __forceinline__ void for_each_vector(const typename Op::Row& row, int first, int step,
+                                                const Visit& visit) {
+  const int vectors = row.vectors();
+#pragma unroll 1
+  for (int v0 = first; v0 < vectors; v0 += step * kUnroll) {
+    typename Op::Input input[kUnroll];
+#pragma unroll
+    for (int k = 0; k < kUnroll; ++k) input[k] = load_whole<Op>(row, v0 + k * step);
+#pragma unroll
+    for (int k = 0; k < kUnroll; ++k) {
+      const int v = v0 + k * step;
+      load_rest<Op>(row, v, input[k]);
+      if (v < vectors) visit(v, Op::hold(row, v, input[k]));
+    }
+  }
+}
+
 inline constexpr int kRowsThreads = 128;
 
 // `lanes` lanes (a power of two, 32 at most) per row, kRows rows in flight per lane.

@@ -10,24 +10,6 @@ namespace fastops::softmax::cuda {
 inline constexpr int kSplitThreads = 256;
 inline constexpr int kSplitUnroll = 4;
 
-// Calls visit(v, held) on this thread's vectors of a row, kSplitUnroll loads in flight.
-template <typename Op, typename Visit>
-__device__ __forceinline__ void for_each_vector(const typename Op::Row& row, const Visit& visit) {
-  const int vectors = row.vectors();
-#pragma unroll 1
-  for (int v0 = threadIdx.x; v0 < vectors; v0 += kSplitThreads * kSplitUnroll) {
-    typename Op::Input input[kSplitUnroll];
-#pragma unroll
-    for (int k = 0; k < kSplitUnroll; ++k) input[k] = load_whole<Op>(row, v0 + k * kSplitThreads);
-#pragma unroll
-    for (int k = 0; k < kSplitUnroll; ++k) {
-      const int v = v0 + k * kSplitThreads;
-      load_rest<Op>(row, v, input[k]);
-      if (v < vectors) visit(v, Op::hold(row, v, input[k]));
-    }
-  }
-}
-
 struct Chunk {
   int64_t row, index, begin;
   int count;
@@ -58,7 +40,9 @@ __global__ __launch_bounds__(kSplitThreads, 1) void split_reduce_kernel(const __
   const Chunk c = chunk_of(p, block, chunks, size);
   const typename Op::Row row = Op::locate(p, c.row, c.begin, c.count);
   typename Op::Stat stat = Op::identity();
-  for_each_vector<Op>(row, [&](int, const typename Op::Held& held) { Op::accumulate(stat, held); });
+  for_each_vector<Op, kSplitUnroll>(
+      row, threadIdx.x, kSplitThreads,
+      [&](int, const typename Op::Held& held) { Op::accumulate(stat, held); });
   stat = fastops::cuda::block_reduce<Op>(stat, partials, 0);
   if (threadIdx.x == 0) static_cast<typename Op::Stat*>(p.workspace)[block] = stat;
 }
@@ -84,8 +68,9 @@ __global__ __launch_bounds__(kSplitThreads, 1) void split_write_kernel(const __g
   if (threadIdx.x == 0 && c.index == 0) Op::write_row(p, c.row, total);
   const typename Op::Row row = Op::locate(p, c.row, c.begin, c.count);
   const typename Op::Final final = Op::finish(p, c.row, total);
-  for_each_vector<Op>(
-      row, [&](int v, const typename Op::Held& held) { Op::write(row, v, held, final); });
+  for_each_vector<Op, kSplitUnroll>(
+      row, threadIdx.x, kSplitThreads,
+      [&](int v, const typename Op::Held& held) { Op::write(row, v, held, final); });
 }
 
 }  // namespace fastops::softmax::cuda

@@ -19,6 +19,10 @@ inline constexpr int kChunkSlots = 4;  // a warp's slots that a bulk copy fills:
 template <typename Op>
 inline constexpr int kStreamBlocksPerSm = Op::kFull || sizeof(typename Op::In) == 8 ? 1 : 2;
 
+// What slots do not hold passes through registers, so by kernels that have an SM's to themselves.
+template <typename Op>
+inline constexpr int kBeyondUnroll = 4 / Op::kInputs;  // 32 KB in flight
+
 // Starts the copy of vector v of a row into this thread's slot. Only whole vectors can be copied
 // asynchronously; a partial one is put together here and now.
 template <typename Op>
@@ -119,11 +123,12 @@ __device__ __forceinline__ typename Op::Stat cluster_reduce(typename Op::Stat st
 // vector of this row is written out, its slot takes the same vector of the next row.
 //
 //   holds     slots * 512 vectors of 16 bytes a row, input and block, in shared memory
-//   bytes     each operand moved once
+//   bytes     each operand moved once; what slots do not hold (kCluster) read once more
 //   barriers  one a row, and one of the cluster
 //   in flight up to the whole of shared memory
 //   kCluster  a warp owns `slots * 32` neighbouring vectors; as soon as it has written some out, a
-//             bulk copy of 2 KB refills them; an mbarrier a warp
+//             bulk copy of 2 KB refills them; an mbarrier a warp. What the cluster's slots do not
+//             hold goes straight into registers, the first time while bulk copies are on their way
 //   registers 64 where two blocks share an SM; fp64 and full rows need more, and have it to itself
 template <typename Op, bool kCluster>
 __global__ __launch_bounds__(kStreamThreads,
@@ -188,15 +193,25 @@ __global__ __launch_bounds__(kStreamThreads,
     return input;
   };
 
+  // The first of this thread's vectors that no slot holds, and to the next one.
+  constexpr bool kBeyond = kCluster && kStreamBlocksPerSm<Op> == 1;
+  [[maybe_unused]] const int beyond_step = cluster * kStreamThreads;
+  [[maybe_unused]] const int beyond =
+      beyond_step * slots + static_cast<int>(rank) * kStreamThreads + thread;
+
   int phase = 0;
   while (true) {
+    typename Op::Stat stat = Op::identity();
+    if constexpr (kBeyond)
+      for_each_vector<Op, kBeyondUnroll<Op>>(
+          row, beyond, beyond_step,
+          [&](int, const typename Op::Held& held) { Op::accumulate(stat, held); });
     if constexpr (kCluster) {
       ptx::mbarrier_wait(landed, parity);
       parity ^= 1;
     } else {
       ptx::cp_async_wait<0>();
     }
-    typename Op::Stat stat = Op::identity();
 #pragma unroll 2
     for (int k = 0; k < slots; ++k) {
       const int v = first_vector + k * kNeighbours;
@@ -235,6 +250,10 @@ __global__ __launch_bounds__(kStreamThreads,
                                  part_slots + k0 * kSlotStep, input_stride, landed, lane);
       }
       stored = stores;
+      if constexpr (kBeyond)
+        for_each_vector<Op, kBeyondUnroll<Op>>(
+            row, beyond, beyond_step,
+            [&](int v, const typename Op::Held& held) { Op::write(row, v, held, final); });
     } else {
 #pragma unroll 1
       for (int k = 0; k < slots; ++k) {
