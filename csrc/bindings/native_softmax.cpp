@@ -1,6 +1,8 @@
 // fastops._native.softmax_cuda_plan: the CUDA heuristics as a function of plain numbers.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <string>
 
 #include "bindings/native_modules.h"
@@ -38,7 +40,7 @@ DType dtype_of(const std::string& text) {
 py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bool backward,
                            bool full, bool aligned, bool contiguous, int64_t columns, bool dense,
                            bool log, int sm_count, int major, int shared_optin, bool hopper,
-                           int cluster) {
+                           std::array<int, 5> clusters) {
   Problem q;
   q.rows = rows;
   q.n = n;
@@ -54,7 +56,7 @@ py::dict softmax_cuda_plan(int64_t rows, int64_t n, const std::string& dtype, bo
   q.full = full;
   q.backward = backward;
   q.inputs = backward ? 2 : 1;
-  const Plan p = plan(q, Device{sm_count, major, 0, shared_optin, hopper, cluster});
+  const Plan p = plan(q, Device{sm_count, major, 0, shared_optin, hopper, clusters});
   py::dict result;
   result["kernel"] = name(p.kernel);
   result["vecs"] = p.vecs;
@@ -82,7 +84,7 @@ void add_softmax_plans(py::module_& m) {
         py::arg("aligned") = true, py::arg("contiguous") = true, py::arg("columns") = 0,
         py::arg("dense") = false, py::arg("log") = false, py::arg("sm_count") = 132,
         py::arg("major") = 9, py::arg("shared_optin") = 232448, py::arg("hopper") = false,
-        py::arg("cluster") = kMaxClusterSize,
+        py::arg("clusters") = std::array<int, 5>{132, 66, 33, 16, 8},
         "The kernel and its cut for a softmax problem on a device (default: an H200).");
 }
 

@@ -2,6 +2,8 @@
 // thread-block clusters. The host emulation (SIMT_HOST) runs the grid in place instead.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <mutex>
@@ -26,6 +28,9 @@ struct DeviceInfo {
   int l2_bytes;
 };
 
+// How many clusters of 1, 2, 4, 8 and 16 blocks run at a time.
+using ClusterCounts = std::array<int, 5>;
+
 #ifdef SIMT_HOST
 
 inline DeviceInfo device_info() {
@@ -40,11 +45,14 @@ void launch(void (*kernel)(Params...), const Launch& config, const Args&... args
                args...);
 }
 
-class ClusterLimit {
+class ActiveClusters {
  public:
   template <typename... Params>
-  int ask(void (*)(Params...), int, int, int most) {
-    return most;
+  ClusterCounts ask(void (*)(Params...), int, int) {
+    ClusterCounts counts;
+    for (int i = 0; i < int(counts.size()); ++i)
+      counts[i] = std::max(1, device_info().sm_count >> i);
+    return counts;
   }
 };
 
@@ -95,29 +103,32 @@ inline void allow_shared(const void* entry, size_t bytes, const char* name) {
   check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), name);
 }
 
-// Into how large a cluster, of 2^n blocks, the current device can launch a kernel: more than 8 need
-// that many SMs in one GPC, which a part of a GPU (MIG) or one with SMs turned off may lack. Asked
-// once per device; nothing waits for it. One of these for each kernel and launch.
-class ClusterLimit {
+// How many clusters of a kernel the current device runs at a time. The SMs of a cluster are in one
+// GPC, and GPCs differ in how many they have: there may be fewer than SMs / blocks, and none of a
+// size on a part of a GPU (MIG). Asked once per device; nothing waits for it. One of these for each
+// kernel and launch.
+class ActiveClusters {
  public:
   template <typename... Params>
-  int ask(void (*kernel)(Params...), int threads, int shared_bytes, int most) {
-    device_info();  // refuses devices beyond these
+  ClusterCounts ask(void (*kernel)(Params...), int threads, int shared_bytes) {
+    const DeviceInfo info = device_info();  // refuses devices beyond these
     int device = 0;
     check(cudaGetDevice(&device), "cudaGetDevice");
-    if (const int size = known_[device].load(std::memory_order_relaxed)) return size;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ClusterCounts& counts = known_[device];
+    if (counts[0] != 0) return counts;
     const void* entry = reinterpret_cast<const void*>(kernel);
     allow_shared(entry, size_t(shared_bytes), "shared memory of a cluster");
     check(cudaFuncSetAttribute(entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
           "size of a cluster");
-    int size = most;
-    while (size > 1 && !launches(entry, size, threads, shared_bytes)) size /= 2;
-    known_[device].store(size, std::memory_order_relaxed);
-    return size;
+    for (int i = 1; i < int(counts.size()); ++i)
+      counts[i] = active(entry, 1 << i, threads, shared_bytes);
+    counts[0] = info.sm_count;
+    return counts;
   }
 
  private:
-  static bool launches(const void* entry, int size, int threads, int shared_bytes) {
+  static int active(const void* entry, int size, int threads, int shared_bytes) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {unsigned(size), 1, 1};
@@ -128,13 +139,13 @@ class ClusterLimit {
     config.attrs = &attribute;
     config.numAttrs = 1;
     int clusters = 0;
-    if (cudaOccupancyMaxActiveClusters(&clusters, entry, &config) == cudaSuccess)
-      return clusters > 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, entry, &config) == cudaSuccess) return clusters;
     cudaGetLastError();  // the next launch must not report it
-    return false;
+    return 0;
   }
 
-  std::atomic<int> known_[kDevices] = {};
+  std::mutex mutex_;
+  ClusterCounts known_[kDevices] = {};
 };
 
 template <typename... Params, typename... Args>

@@ -14,6 +14,11 @@ BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 VECTOR = 16
 
 
+def counts(largest: int) -> list[int]:
+    """Clusters of 1, 2, 4, 8, 16 blocks that run at a time, none of more than `largest`."""
+    return [132 // size if size <= largest else 0 for size in (1, 2, 4, 8, 16)]
+
+
 def plan(rows: int, n: int, dtype: str = "bfloat16", **options) -> dict:
     return _native.softmax_cuda_plan(rows=rows, n=n, dtype=dtype, **{**H200, **options})
 
@@ -81,14 +86,25 @@ def test_clusters_are_no_larger_than_the_device_launches(n: int) -> None:
     largest = plan(4096, n, hopper=True)
     assert largest["kernel"] == "cluster"
     for cluster in (16, 8, 4, 2, 1):
-        p = plan(4096, n, hopper=True, cluster=cluster)
+        p = plan(4096, n, hopper=True, clusters=counts(cluster))
         if largest["blocks_per_row"] <= cluster:
             assert p == largest
         else:  # in fewer blocks where their shared memory holds enough, else split over the chip
             assert p["kernel"] in ("cluster", "stream", "split")
             assert p["kernel"] == "split" or p["blocks_per_row"] <= cluster
             assert p["shared_bytes"] + 2048 <= H200["shared_optin"]
-    assert plan(4096, 1 << 20, hopper=True, cluster=2)["kernel"] == "split"
+    assert plan(4096, 1 << 20, hopper=True, clusters=counts(2))["kernel"] == "split"
+
+
+@pytest.mark.parametrize(("n", "cluster"), [(65536, 2), (200_000, 4), (400_000, 8), (1 << 20, 16)])
+def test_no_more_clusters_than_run_at_a_time(n: int, cluster: int) -> None:
+    """Where GPCs have odd numbers of SMs: one more would begin when another has done its rows."""
+    few = [132, 61, 30, 13, 5]
+    p = plan(4096, n, hopper=True, clusters=few)
+    each = 2 if p["shared_bytes"] <= 112 * 1024 else 1
+    assert p["blocks_per_row"] == cluster
+    assert p["blocks"] == each * cluster * few[cluster.bit_length() - 1]
+    assert plan(3, n, hopper=True, clusters=few, sm_count=4)["blocks"] == 3 * cluster
 
 
 def test_rings_wait_for_a_record_from_hardware() -> None:

@@ -32,13 +32,12 @@ void run_backward_cluster(const BackwardParams& p, const Plan& plan, bool full, 
 
 }  // namespace
 
-// The most blocks of a stream kernel that the current device can launch as a cluster, each with all
-// the shared memory of an SM.
-int largest_cluster() {
-  static fastops::cuda::ClusterLimit limit;
+// The clusters of a stream kernel that the current device runs at a time, each block with all the
+// shared memory of an SM.
+fastops::cuda::ClusterCounts active_clusters() {
+  static fastops::cuda::ActiveClusters clusters;
   const int shared = fastops::cuda::device_info().shared_optin - kStaticShared;
-  return limit.ask(&stream_kernel<Forward<float, false, false>, true>, kStreamBlock, shared,
-                   kMaxClusterSize);
+  return clusters.ask(&stream_kernel<Forward<float, false, false>, true>, kStreamBlock, shared);
 }
 
 void run_cluster(const ForwardParams& p, const Plan& plan, bool full, void* stream) {

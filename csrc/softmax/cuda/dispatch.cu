@@ -16,9 +16,9 @@ template <typename Acc>
 void run_strided(const BackwardParams& p, const Plan& plan, bool rows_fast, void* stream);
 
 #ifdef FASTOPS_CUDA_SM90
-int largest_cluster();
+fastops::cuda::ClusterCounts active_clusters();
 #else
-inline int largest_cluster() { return 1; }
+inline fastops::cuda::ClusterCounts active_clusters() { return {}; }
 #endif
 
 namespace {
@@ -26,8 +26,9 @@ namespace {
 Device current_device() {
   const fastops::cuda::DeviceInfo info = fastops::cuda::device_info();
   const bool hopper = fastops::cuda::hopper_enabled(info);
-  return {info.sm_count,     info.major, info.minor,
-          info.shared_optin, hopper,     hopper ? largest_cluster() : 1};
+  return {info.sm_count, info.major,
+          info.minor,    info.shared_optin,
+          hopper,        hopper ? active_clusters() : fastops::cuda::ClusterCounts{}};
 }
 
 template <typename Params>

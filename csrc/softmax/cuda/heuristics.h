@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,7 +19,8 @@ struct Device {
   int major, minor;
   int shared_optin;  // most dynamic shared memory of one block, in bytes
   bool hopper;       // run the kernels for sm_90; off until a record from hardware says they pay
-  int cluster;       // most blocks of a stream kernel that the device launches as a cluster
+  // How many clusters of 1, 2, 4, 8 and 16 blocks, an SM each, run at a time; 0: not launched.
+  std::array<int, 5> clusters;
 };
 
 enum class Kernel : int8_t {
@@ -77,7 +79,7 @@ inline constexpr int kStreamBlock = 512;
 inline constexpr int kStaticShared = 2048;            // more than any stream kernel declares
 inline constexpr int kComfortableSlice = 112 * 1024;  // two blocks fit an SM of sm_90
 inline constexpr int kLeastKept = 40;  // percent of a row that a cluster holds, else it is split
-inline constexpr int kPortableClusterSize = 8, kMaxClusterSize = 16;
+inline constexpr int kPortableClusterSize = 8;
 
 inline constexpr int kRingThreads = 128, kRingStages = 4;
 inline constexpr int kRingRowBytes = 128;         // shorter rows stay with `rows`
@@ -178,6 +180,22 @@ inline Plan plan_split(const Problem& q, const Device& device, int64_t vectors) 
   return plan;
 }
 
+constexpr int largest_cluster(const Device& device) {
+  int size = 1;
+  for (int i = 1; i < int(device.clusters.size()); ++i)
+    if (device.clusters[i] > 0) size = 1 << i;
+  return size;
+}
+
+// Rows that run at a time where blocks have an SM each. A persistent cluster more would wait until
+// another has done all its rows.
+constexpr int rows_at_once(const Device& device, int cluster) {
+  if (cluster == 1) return device.sm_count;
+  int i = 0;
+  while (1 << i < cluster) ++i;
+  return device.clusters[i];
+}
+
 // Blocks of a stream kernel that share an SM: by shared memory, and by registers (stream.cuh).
 inline int stream_blocks_per_sm(const Problem& q, const Device& device, size_t shared_bytes) {
   if (q.full || q.in == DType::f64) return 1;
@@ -190,6 +208,8 @@ inline int stream_blocks_per_sm(const Problem& q, const Device& device, size_t s
 inline Plan plan_stream(const Problem& q, const Device& device, int64_t vectors, int cluster,
                         bool beyond = false) {
   Plan plan;
+  const int at_once = rows_at_once(device, cluster);
+  if (at_once == 0) return plan;
   const int slot_bytes = kStreamBlock * kVectorBytes * q.inputs;
   const int64_t needed = ceil_div(ceil_div(vectors, cluster), kStreamBlock);
   const int64_t most = (device.shared_optin - kStaticShared) / slot_bytes;
@@ -202,26 +222,25 @@ inline Plan plan_stream(const Problem& q, const Device& device, int64_t vectors,
   plan.threads = kStreamBlock;
   plan.shared_bytes = static_cast<size_t>(shared);
   plan.blocks_per_row = cluster;
-  const int64_t resident =
-      int64_t(device.sm_count) * stream_blocks_per_sm(q, device, plan.shared_bytes);
-  plan.blocks = cluster * std::min(q.rows, std::max<int64_t>(1, resident / cluster));
+  const int64_t resident = int64_t(at_once) * stream_blocks_per_sm(q, device, plan.shared_bytes);
+  plan.blocks = cluster * std::min(q.rows, resident);
   return plan;
 }
 
 // The smallest cluster whose slices let two blocks share an SM, else the smallest that fits, else
 // the largest that holds a good part of the row.
 inline Plan plan_cluster(const Problem& q, const Device& device, int64_t vectors) {
-  const int most = std::min(device.cluster, kPortableClusterSize);
+  const int largest = largest_cluster(device), most = std::min(largest, kPortableClusterSize);
   for (int cluster = 2; cluster <= most; cluster *= 2) {
     const Plan plan = plan_stream(q, device, vectors, cluster);
     if (plan.kernel == Kernel::cluster && plan.shared_bytes <= size_t(kComfortableSlice))
       return plan;
   }
-  for (int cluster = most; cluster <= device.cluster; cluster *= 2) {
+  for (int cluster = most; cluster <= largest; cluster *= 2) {
     const Plan plan = plan_stream(q, device, vectors, cluster);
     if (plan.kernel == Kernel::cluster) return plan;
   }
-  return plan_stream(q, device, vectors, device.cluster, true);
+  return plan_stream(q, device, vectors, largest, true);
 }
 
 // Threads along the rows and along the reduced elements for kernels that walk across memory.
