@@ -6,7 +6,9 @@
 #include <array>
 #include <atomic>
 #include <cstddef>
+#include <map>
 #include <mutex>
+#include <utility>
 
 #include "core/check.h"
 #include "cuda/runtime.h"
@@ -91,16 +93,19 @@ inline DeviceInfo device_info() {
 inline constexpr size_t kDefaultSharedBytes = 48 * 1024;
 inline constexpr unsigned kPortableCluster = 8;
 
-// Lets a kernel be launched with so much dynamic shared memory. The limit is the kernel's, so it is
-// only ever raised: another thread may be about to launch with more.
+// Lets a kernel be launched with so much dynamic shared memory. The limit is the kernel's, on one
+// device, so it is only ever raised: another thread may be about to launch with more.
 inline void allow_shared(const void* entry, size_t bytes, const char* name) {
   if (bytes <= kDefaultSharedBytes) return;
   static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, size_t> allowed;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
   const std::lock_guard<std::mutex> lock(mutex);
-  cudaFuncAttributes known{};
-  check(cudaFuncGetAttributes(&known, entry), name);
-  if (size_t(known.maxDynamicSharedSizeBytes) >= bytes) return;
+  size_t& most = allowed[{entry, device}];
+  if (bytes <= most) return;
   check(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), name);
+  most = bytes;
 }
 
 // How many clusters of a kernel the current device runs at a time. The SMs of a cluster are in one
